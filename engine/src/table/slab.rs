@@ -1,0 +1,662 @@
+//! Where connections live: entries of fixed place, handed out by number and reused.
+//!
+//! Any thread may read any entry at any time; only the owner of an unconfirmed entry
+//! writes its keys; status, deadline and tracker state of a confirmed one are changed by
+//! whoever has a packet of it.
+//!
+//! # Memory
+//! ```text
+//! Entry<KeyV4>  64 B, one cache line, never moves
+//! +----------+----------------+-------------+----------+--------+--------+--------+
+//! | state 8  | original 16    | reply 16    | deadline | stream | status | device |
+//! |          |                |             |        8 |      8 |      4 |      4 |
+//! +----------+----------------+-------------+----------+--------+--------+--------+
+//! state   | aux 32 | generation 29 | life 3 |
+//!         aux belongs to the table: a reference count, or the winner of a clash
+//! Tracker       64 B, same number: a lock word and seven words for the protocol
+//! ```
+//!
+//! # States (`life`)
+//! ```text
+//! Free --allocate--> Pending --confirm--> Confirmed --remove--> Dying --last reference--> Free
+//!                       \---------discard, clash, drop--------------------------------->/
+//! ```
+//! Allocate raises the generation, so that an [`EntryId`] kept from an earlier life is
+//! found out. Who makes the step: allocate and discard the owner; confirm and remove
+//! the table; the last step whoever drops the last reference.
+//!
+//! # Invariants
+//! - I1 keys change only while the entry is Free or Pending, and only by its owner.
+//! - I2 an entry number is in one place: a free list, a worker's hands, or the table.
+//! - I3 `generation` grows by one a life; equal `EntryId`s are the same life (until the 29 bits wrap).
+//!
+//! # Pairs
+//! - P1 release: the state change to Confirmed (by the table) <-> acquire: [`Slab::try_acquire`]
+//!   and [`Entry::state`]: keys and all that the owner wrote before.
+//! - P2 release: [`TrackerCell::lock`]'s guard dropped <-> acquire: the next `lock`: the tracker's words.
+//! - P3 release: [`Slab::release`] of a last reference <-> acquire: the fence of whoever frees it:
+//!   nobody still reads the life that ends.
+//!
+//! # Progress
+//! Reads are wait-free. [`Slab::allocate`] and freeing take a lock once in [`CACHE_BATCH`] calls.
+//! A tracker's lock spins: it is held for some dozen instructions by whoever works on a
+//! packet of that one connection, as `ct->lock` is in the kernel.
+//!
+//! # Sources
+//! `struct nf_conn`, `SLAB_TYPESAFE_BY_RCU` and `refcount_inc_not_zero` in nf_conntrack_core.c.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use crossbeam_utils::Backoff;
+
+use super::key::{FlowKey, KeyV4};
+use crate::status::Status;
+use crate::time::{Nanos, is_past};
+use crate::tuple::Direction;
+
+/// A connection's number and life. A copy kept over time must be checked with
+/// [`Slab::is_current`] before it is believed.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct EntryId {
+    /// Place in the slab.
+    pub index: u32,
+    /// Life of that place, 29 bits.
+    pub generation: u32,
+}
+
+/// What an entry is to the table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Life {
+    /// In a free list.
+    Free = 0,
+    /// Being made by one worker; in no table.
+    Pending = 1,
+    /// In the table: found by its keys.
+    Confirmed = 2,
+    /// Taken out of the table, still in somebody's hands.
+    Dying = 3,
+}
+
+/// The state word, unpacked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct EntryState {
+    /// The table's own 32 bits (references, for tables that count them).
+    pub aux: u32,
+    /// Life number, 29 bits.
+    pub generation: u32,
+    /// What the entry is now.
+    pub life: Life,
+}
+
+const LIFE_BITS: u32 = 3;
+const GENERATION_BITS: u32 = 29;
+const GENERATION_MASK: u32 = (1 << GENERATION_BITS) - 1;
+const ONE_REFERENCE: u64 = 1 << 32;
+const _: () = assert!(
+    LIFE_BITS + GENERATION_BITS == 32,
+    "life and generation fill the lower half"
+);
+
+impl EntryState {
+    fn unpack(word: u64) -> EntryState {
+        let life = match word & ((1 << LIFE_BITS) - 1) {
+            0 => Life::Free,
+            1 => Life::Pending,
+            2 => Life::Confirmed,
+            _ => Life::Dying,
+        };
+        EntryState {
+            aux: (word >> 32) as u32,
+            generation: (word as u32) >> LIFE_BITS,
+            life,
+        }
+    }
+
+    fn pack(self) -> u64 {
+        u64::from(self.aux) << 32
+            | u64::from(self.generation & GENERATION_MASK) << LIFE_BITS
+            | self.life as u64
+    }
+}
+
+/// The hot line of a connection: all that a lookup, NAT and most packets need.
+#[repr(C, align(64))]
+#[derive(Debug)]
+pub struct Entry<K: FlowKey> {
+    state: AtomicU64,
+    original: K::Cell,
+    reply: K::Cell,
+    deadline: AtomicU64,
+    stream_since: AtomicU64,
+    status: AtomicU32,
+    device: AtomicU32,
+}
+
+const _: () = assert!(
+    size_of::<Entry<KeyV4>>() == 64,
+    "an IPv4 connection's hot part is one cache line"
+);
+
+impl<K: FlowKey> Default for Entry<K> {
+    fn default() -> Entry<K> {
+        Entry {
+            state: AtomicU64::new(0),
+            original: K::Cell::default(),
+            reply: K::Cell::default(),
+            deadline: AtomicU64::new(0),
+            stream_since: AtomicU64::new(0),
+            status: AtomicU32::new(0),
+            device: AtomicU32::new(0),
+        }
+    }
+}
+
+impl<K: FlowKey> Entry<K> {
+    /// The state word.
+    #[must_use]
+    pub fn state(&self) -> EntryState {
+        // Acquire, P1: who sees Confirmed sees the keys and all that was written before.
+        EntryState::unpack(self.state.load(Ordering::Acquire))
+    }
+
+    /// The key of one direction.
+    #[must_use]
+    pub fn key(&self, direction: Direction) -> K {
+        match direction {
+            Direction::Original => K::load(&self.original),
+            Direction::Reply => K::load(&self.reply),
+        }
+    }
+
+    /// Sets both keys. Only for the owner of an unconfirmed entry (I1).
+    pub fn set_keys(&self, original: K, reply: K) {
+        K::store(&self.original, original);
+        K::store(&self.reply, reply);
+    }
+
+    /// Sets the reply key, as NAT does (`nf_conntrack_alter_reply`). Only for the owner of
+    /// an unconfirmed entry (I1).
+    pub fn set_reply(&self, reply: K) {
+        K::store(&self.reply, reply);
+    }
+
+    /// The status bits.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        // Relaxed: each bit stands for itself; what must be visible with CONFIRMED is ordered by `state`.
+        Status::from_bits_retain(self.status.load(Ordering::Relaxed))
+    }
+
+    /// Sets bits; returns the bits as they were before. `test_and_set_bit` for one bit.
+    pub fn set_status(&self, bits: Status) -> Status {
+        // Relaxed: see `status`. A bit that is set already is not written: the line stays shared.
+        let before = self.status();
+        if before.contains(bits) {
+            return before;
+        }
+        Status::from_bits_retain(self.status.fetch_or(bits.bits(), Ordering::Relaxed))
+    }
+
+    /// Before confirm: the timeout, relative. After: the moment at which the entry has expired.
+    #[must_use]
+    pub fn deadline(&self) -> Nanos {
+        // Relaxed: a refresh that a reader misses costs at most one early expiry, as in the kernel.
+        self.deadline.load(Ordering::Relaxed)
+    }
+
+    /// Sets the deadline (or, before confirm, the relative timeout) without asking the status.
+    pub fn set_deadline(&self, deadline: Nanos) {
+        // Relaxed: see `deadline`.
+        self.deadline.store(deadline, Ordering::Relaxed);
+    }
+
+    /// Gives the connection `timeout` more from `now` (`nf_ct_refresh_acct`): not where the
+    /// timeout is fixed; relative where it is not confirmed yet. May shorten.
+    pub fn refresh(&self, now: Nanos, timeout: Nanos) {
+        let status = self.status();
+        if status.contains(Status::FIXED_TIMEOUT) {
+            return;
+        }
+        let deadline = if status.contains(Status::CONFIRMED) {
+            now + timeout
+        } else {
+            timeout
+        };
+        if self.deadline() != deadline {
+            self.set_deadline(deadline);
+        }
+    }
+
+    /// What is left until it expires; 0 if it has. For an unconfirmed entry the whole timeout.
+    #[must_use]
+    pub fn remaining(&self, now: Nanos) -> Nanos {
+        if self.status().contains(Status::CONFIRMED) {
+            self.deadline().saturating_sub(now)
+        } else {
+            self.deadline()
+        }
+    }
+
+    /// Confirmed, and its time is up (`nf_ct_is_expired`).
+    #[must_use]
+    pub fn is_expired(&self, now: Nanos) -> bool {
+        self.status().contains(Status::CONFIRMED) && is_past(self.deadline(), now)
+    }
+
+    /// UDP: the moment from which the exchange counts as a stream (`stream_ts`).
+    #[must_use]
+    pub fn stream_since(&self) -> Nanos {
+        // Relaxed: written by the owner before confirm, constant after.
+        self.stream_since.load(Ordering::Relaxed)
+    }
+
+    /// Sets [`Entry::stream_since`].
+    pub fn set_stream_since(&self, at: Nanos) {
+        // Relaxed: see `stream_since`.
+        self.stream_since.store(at, Ordering::Relaxed);
+    }
+
+    /// The output device that MASQUERADE recorded; 0 is none (`nat->masq_index`).
+    #[must_use]
+    pub fn masquerade_device(&self) -> u32 {
+        // Relaxed: written by the owner before confirm, constant after.
+        self.device.load(Ordering::Relaxed)
+    }
+
+    /// Sets [`Entry::masquerade_device`].
+    pub fn set_masquerade_device(&self, index: u32) {
+        // Relaxed: see `masquerade_device`.
+        self.device.store(index, Ordering::Relaxed);
+    }
+}
+
+/// The tracker's memory of a connection (TCP, later SCTP): seven words under a lock.
+#[repr(C, align(64))]
+#[derive(Debug, Default)]
+pub struct TrackerCell {
+    lock: AtomicU32,
+    /// A copy of what a reader may want without the lock: the protocol's state number.
+    public_state: AtomicU32,
+    words: [AtomicU64; 7],
+}
+
+/// The seven words of a [`TrackerCell`], as a protocol packs them.
+pub type TrackerWords = [u64; 7];
+
+impl TrackerCell {
+    /// Takes the lock, for reading and changing the words.
+    pub fn lock(&self) -> TrackerGuard<'_> {
+        let backoff = Backoff::new();
+        // Acquire, P2: the words of the holder before. Failure relaxed: nothing is read.
+        while self
+            .lock
+            .compare_exchange_weak(0, 1, Ordering::Acquire, Ordering::Relaxed)
+            .is_err()
+        {
+            backoff.spin();
+        }
+        TrackerGuard { cell: self }
+    }
+
+    /// The protocol's state number, without the lock.
+    #[must_use]
+    pub fn public_state(&self) -> u8 {
+        // Relaxed: the number stands for itself (printing, eviction).
+        self.public_state.load(Ordering::Relaxed) as u8
+    }
+}
+
+/// Exclusive access to a tracker's words. The lock goes when it is dropped.
+#[derive(Debug)]
+pub struct TrackerGuard<'a> {
+    cell: &'a TrackerCell,
+}
+
+impl TrackerGuard<'_> {
+    /// Reads the words.
+    #[must_use]
+    pub fn load(&self) -> TrackerWords {
+        // Relaxed: the lock orders them (P2).
+        std::array::from_fn(|i| self.cell.words[i].load(Ordering::Relaxed))
+    }
+
+    /// Writes the words, and the state number that readers without the lock see.
+    pub fn store(&mut self, words: TrackerWords, public_state: u8) {
+        for (cell, word) in self.cell.words.iter().zip(words) {
+            // Relaxed: the lock orders them (P2).
+            cell.store(word, Ordering::Relaxed);
+        }
+        // Relaxed: see `public_state`.
+        self.cell
+            .public_state
+            .store(u32::from(public_state), Ordering::Relaxed);
+    }
+}
+
+impl Drop for TrackerGuard<'_> {
+    fn drop(&mut self) {
+        // Release, P2.
+        self.cell.lock.store(0, Ordering::Release);
+    }
+}
+
+/// Packets and bytes of one direction (`nf_conn_counter`).
+#[derive(Debug, Default)]
+pub struct Traffic {
+    packets: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Traffic {
+    /// Adds packets and their bytes.
+    pub fn add(&self, packets: u64, bytes: u64) {
+        // Relaxed: statistics only.
+        self.packets.fetch_add(packets, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// (packets, bytes) so far.
+    #[must_use]
+    pub fn totals(&self) -> (u64, u64) {
+        // Relaxed: statistics only.
+        (
+            self.packets.load(Ordering::Relaxed),
+            self.bytes.load(Ordering::Relaxed),
+        )
+    }
+
+    fn reset(&self) {
+        // Relaxed: the owner of a fresh entry.
+        self.packets.store(0, Ordering::Relaxed);
+        self.bytes.store(0, Ordering::Relaxed);
+    }
+}
+
+/// How many numbers a worker's cache takes from, or gives back to, the shared pool at once.
+pub const CACHE_BATCH: usize = 64;
+
+/// Free entry numbers that one worker keeps at hand. One belongs to each table worker.
+#[derive(Debug, Default)]
+pub struct FreeCache {
+    free: Vec<u32>,
+}
+
+impl FreeCache {
+    /// An empty cache; its memory is reserved here, not on the data path.
+    #[must_use]
+    pub fn new() -> FreeCache {
+        FreeCache {
+            free: Vec::with_capacity(2 * CACHE_BATCH + 1),
+        }
+    }
+}
+
+/// All entries of a table.
+#[derive(Debug)]
+pub struct Slab<K: FlowKey> {
+    entries: Box<[Entry<K>]>,
+    trackers: Box<[TrackerCell]>,
+    traffic: Option<Box<[[Traffic; 2]]>>,
+    pool: Mutex<Vec<u32>>,
+}
+
+impl<K: FlowKey> Slab<K> {
+    /// A slab of `capacity` entries, all free; `acct` adds traffic counters.
+    ///
+    /// # Panics
+    /// If `capacity` is 0 or does not fit 2^31 entries.
+    #[must_use]
+    pub fn new(capacity: usize, acct: bool) -> Slab<K> {
+        assert!(
+            capacity > 0 && capacity < 1 << 31,
+            "a slab holds 1 to 2^31 - 1 entries, not {capacity}"
+        );
+        let boxed = |n| (0..n).map(|_| Entry::default()).collect();
+        Slab {
+            entries: boxed(capacity),
+            trackers: (0..capacity).map(|_| TrackerCell::default()).collect(),
+            traffic: acct.then(|| (0..capacity).map(|_| Default::default()).collect()),
+            // Low numbers first: a table that is never full touches less memory.
+            pool: Mutex::new((0..capacity as u32).rev().collect()),
+        }
+    }
+
+    /// Entries in all.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// The entry at a number.
+    ///
+    /// # Panics
+    /// If the number is not of this slab.
+    #[must_use]
+    pub fn entry(&self, id: EntryId) -> &Entry<K> {
+        &self.entries[id.index as usize]
+    }
+
+    /// The entry at a place, whatever life it is in.
+    ///
+    /// # Panics
+    /// If the place is not of this slab.
+    #[must_use]
+    pub fn at(&self, index: u32) -> &Entry<K> {
+        &self.entries[index as usize]
+    }
+
+    /// The tracker's memory of an entry.
+    ///
+    /// # Panics
+    /// If the number is not of this slab.
+    #[must_use]
+    pub fn tracker(&self, id: EntryId) -> &TrackerCell {
+        &self.trackers[id.index as usize]
+    }
+
+    /// The traffic counters of an entry's direction, if they are kept.
+    #[must_use]
+    pub fn traffic(&self, id: EntryId, direction: Direction) -> Option<&Traffic> {
+        self.traffic
+            .as_ref()
+            .map(|t| &t[id.index as usize][direction.index()])
+    }
+
+    /// Is this still the life that the id was made for?
+    #[must_use]
+    pub fn is_current(&self, id: EntryId) -> bool {
+        let state = self.entry(id).state();
+        state.generation == id.generation && state.life != Life::Free
+    }
+
+    /// Takes a free entry: Pending, one reference (the caller's), status and deadline zero.
+    /// `None` when all are in use.
+    pub fn allocate(&self, cache: &mut FreeCache) -> Option<EntryId> {
+        if cache.free.is_empty() {
+            let mut pool = self
+                .pool
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
+            let keep = pool.len().saturating_sub(CACHE_BATCH);
+            cache.free.extend(pool.drain(keep..));
+        }
+        let index = cache.free.pop()?;
+        let entry = self.at(index);
+        let generation = entry.state().generation.wrapping_add(1) & GENERATION_MASK;
+        // Relaxed: the entry is ours alone (I2); publishing it is P1's business.
+        entry.status.store(0, Ordering::Relaxed);
+        entry.deadline.store(0, Ordering::Relaxed);
+        entry.device.store(0, Ordering::Relaxed);
+        if let Some(traffic) = &self.traffic {
+            traffic[index as usize].iter().for_each(Traffic::reset);
+        }
+        let state = EntryState {
+            aux: 1,
+            generation,
+            life: Life::Pending,
+        };
+        // Release: a reader carried here by an old link must not pair the new life with old fields.
+        entry.state.store(state.pack(), Ordering::Release);
+        Some(EntryId { index, generation })
+    }
+
+    /// Takes a reference, unless the entry is free or on its way there
+    /// (`refcount_inc_not_zero`). The caller must check afterwards what it has got.
+    #[must_use]
+    pub fn try_acquire(&self, index: u32) -> Option<EntryId> {
+        let state = &self.at(index).state;
+        let mut seen = state.load(Ordering::Relaxed);
+        loop {
+            if seen < ONE_REFERENCE {
+                return None;
+            }
+            // Acquire, P1: keys and fields of the life we now hold. Failure relaxed: tried again.
+            match state.compare_exchange_weak(
+                seen,
+                seen + ONE_REFERENCE,
+                Ordering::Acquire,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => {
+                    return Some(EntryId {
+                        index,
+                        generation: EntryState::unpack(seen).generation,
+                    });
+                }
+                Err(now) => seen = now,
+            }
+        }
+    }
+
+    /// Adds a reference to an entry that the caller already holds one of.
+    pub fn acquire_held(&self, id: EntryId) {
+        // Relaxed: the caller's own reference keeps the life; nothing is read through this one yet.
+        self.entry(id)
+            .state
+            .fetch_add(ONE_REFERENCE, Ordering::Relaxed);
+    }
+
+    /// Gives a reference back. The last one frees the entry; true if it was.
+    pub fn release(&self, cache: &mut FreeCache, id: EntryId) -> bool {
+        let entry = self.entry(id);
+        // Release, P3: what we did with the entry comes before its next life.
+        let before = entry.state.fetch_sub(ONE_REFERENCE, Ordering::Release);
+        debug_assert!(before >= ONE_REFERENCE, "a reference is given back once");
+        if before >> 32 != 1 {
+            return false;
+        }
+        // Acquire, P3: what all others did with it comes before we free it.
+        let state = EntryState::unpack(entry.state.load(Ordering::Acquire));
+        // Relaxed: nobody takes a reference of an entry that has none; the pool's lock publishes.
+        entry.state.store(
+            EntryState {
+                aux: 0,
+                life: Life::Free,
+                ..state
+            }
+            .pack(),
+            Ordering::Relaxed,
+        );
+        cache.free.push(id.index);
+        if cache.free.len() > 2 * CACHE_BATCH {
+            let mut pool = self
+                .pool
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
+            let keep = cache.free.len() - CACHE_BATCH;
+            pool.extend(cache.free.drain(keep..));
+        }
+        true
+    }
+
+    /// Moves an entry from `from` to `to`; true if it was in `from` and in this life.
+    /// One of several callers gets true.
+    pub fn change_life(&self, id: EntryId, from: Life, to: Life) -> bool {
+        let word = &self.entry(id).state;
+        let mut seen = word.load(Ordering::Relaxed);
+        loop {
+            let state = EntryState::unpack(seen);
+            if state.life != from || state.generation != id.generation {
+                return false;
+            }
+            let next = EntryState { life: to, ..state }.pack();
+            // Release, P1: keys before Confirmed. Acquire: a remover sees what it removes.
+            // Failure relaxed: looked at again.
+            match word.compare_exchange_weak(seen, next, Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(_) => return true,
+                Err(now) => seen = now,
+            }
+        }
+    }
+
+    /// Walks all confirmed entries: one that is confirmed during the whole walk is met
+    /// exactly once, in order of its place. Others may or may not be met.
+    pub fn confirmed(&self) -> impl Iterator<Item = (EntryId, &Entry<K>)> + '_ {
+        self.entries
+            .iter()
+            .enumerate()
+            .filter_map(|(index, entry)| {
+                let state = entry.state();
+                (state.life == Life::Confirmed).then_some((
+                    EntryId {
+                        index: index as u32,
+                        generation: state.generation,
+                    },
+                    entry,
+                ))
+            })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_number_of_an_earlier_life_is_found_out() {
+        let slab = Slab::<KeyV4>::new(1, false);
+        let mut cache = FreeCache::new();
+        let first = slab.allocate(&mut cache).unwrap();
+        assert!(slab.is_current(first));
+        assert!(slab.release(&mut cache, first));
+        assert!(!slab.is_current(first));
+        let second = slab.allocate(&mut cache).unwrap();
+        assert_eq!(second.index, first.index);
+        assert!(slab.is_current(second) && !slab.is_current(first));
+    }
+
+    #[test]
+    fn no_entry_is_handed_out_twice_and_all_come_back() {
+        let slab = Slab::<KeyV4>::new(300, false);
+        let mut cache = FreeCache::new();
+        for _ in 0..3 {
+            let ids: Vec<_> = std::iter::from_fn(|| slab.allocate(&mut cache)).collect();
+            let places: std::collections::HashSet<_> = ids.iter().map(|id| id.index).collect();
+            assert_eq!((ids.len(), places.len()), (300, 300));
+            for id in ids {
+                assert!(slab.release(&mut cache, id));
+            }
+        }
+    }
+
+    #[test]
+    fn an_entry_stays_until_its_last_reference_goes() {
+        let slab = Slab::<KeyV4>::new(1, false);
+        let mut cache = FreeCache::new();
+        let id = slab.allocate(&mut cache).unwrap();
+        assert!(slab.change_life(id, Life::Pending, Life::Confirmed));
+        assert_eq!(slab.try_acquire(id.index), Some(id));
+        assert!(slab.change_life(id, Life::Confirmed, Life::Dying));
+        assert!(
+            !slab.change_life(id, Life::Confirmed, Life::Dying),
+            "one killer only"
+        );
+        assert!(!slab.release(&mut cache, id));
+        assert!(slab.allocate(&mut cache).is_none());
+        assert!(slab.release(&mut cache, id));
+        assert_eq!(slab.try_acquire(id.index), None);
+        assert!(slab.allocate(&mut cache).is_some());
+    }
+}

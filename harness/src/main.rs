@@ -1,0 +1,2 @@
+//! The `clashtrack` command.
+fn main() {}
