@@ -1,1 +1,11 @@
-//! The `clashtrack` suite.
+//! The `clashtrack` suite: what the command is made of.
+//!
+//! The engine is in [`clashtrack_engine`]; here is what drives it: the command line
+//! ([`cli`], [`command`]), and how results are printed ([`report`]).
+
+#![forbid(unsafe_code)]
+
+pub mod cli;
+pub mod command;
+pub mod error;
+pub mod report;
