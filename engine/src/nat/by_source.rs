@@ -44,11 +44,13 @@ struct Link {
 }
 
 type Bucket = Vec<Link>;
+/// Every 1024th bucket, under one lock.
+type Stripe = CachePadded<Mutex<Box<[Bucket]>>>;
 
 /// Connections by original source. See the [module](self).
 #[derive(Debug)]
 pub struct BySource {
-    stripes: Box<[CachePadded<Mutex<Box<[Bucket]>>>]>,
+    stripes: Box<[Stripe]>,
     buckets: u32,
     hash_key: HashKey,
 }

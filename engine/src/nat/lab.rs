@@ -15,7 +15,7 @@ use crate::event::EventMask;
 use crate::hook::HookPoint;
 use crate::host::{Device, DeviceIndex, Host, LOOPBACK};
 use crate::packet::ipv4::Ipv4Header;
-use crate::packet::{Mark, Origin, Packet, Verdict};
+use crate::packet::{Origin, Packet, Verdict};
 use crate::random::WorkerRng;
 use crate::rules::{Chain, NatPorts, NatRule, NatTarget, NatTo, Network, RuleMatch, Ruleset};
 use crate::stats::WorkerCounters;
@@ -244,12 +244,9 @@ impl<'e> Lab<'e> {
     ) -> Verdict {
         let header = Ipv4Header::parse(bytes, false).unwrap();
         let mut packet = Packet::new(bytes, Origin::Local);
-        packet.mark = Mark {
-            connection: Some(id),
-            ctinfo: Some(ctinfo),
-            zone: self.zone,
-            ..Mark::default()
-        };
+        packet.mark.connection = Some(id);
+        packet.mark.ctinfo = Some(ctinfo);
+        packet.mark.zone = self.zone;
         self.worker.nat_hook(&mut packet, &header, &at, self.now)
     }
 

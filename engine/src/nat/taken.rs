@@ -171,18 +171,17 @@ impl<T: FlowTable<KeyV4>> Worker<'_, T> {
     }
 }
 
-/// What NAT wants of a TCP connection: its state's number, and the highest sequence number
-/// that the original side has sent, plus one.
-///
-/// The tracker's first word holds that `end` in its lower half.
+/// What NAT wants of a TCP connection: its state's number, and the end of the furthest segment
+/// that the original side has sent: the upper half of the tracker's first word.
 fn tcp_view(tracker: &TrackerCell) -> (u8, u32) {
     let words = tracker.lock().load();
-    (tracker.public_state(), words[0] as u32)
+    (tracker.public_state(), (words[0] >> 32) as u32)
 }
 
+/// Makes a tracker's memory that of a connection in a state, ended at `end`; the state's
+/// number stands at the top of the last word too.
 #[cfg(test)]
 pub(crate) fn set_tcp_view(tracker: &TrackerCell, state: u8, end: u32) {
-    tracker
-        .lock()
-        .store([u64::from(end), 0, 0, 0, 0, 0, 0], state);
+    let words = [u64::from(end) << 32, 0, 0, 0, 0, 0, u64::from(state) << 56];
+    tracker.lock().store(words, state);
 }
