@@ -1,1 +1,5 @@
 //! The `clashtrack` suite.
+
+#![forbid(unsafe_code)]
+
+pub mod peer;
