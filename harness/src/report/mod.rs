@@ -1,0 +1,5 @@
+//! How results are printed: the JSON envelope, tables, the machine they were measured on.
+
+pub mod envelope;
+pub mod grid;
+pub mod machine;
