@@ -541,6 +541,7 @@ impl<K: FlowKey> Slab<K> {
     #[must_use]
     pub fn acquire_current(&self, id: EntryId) -> bool {
         let state = &self.entry(id).state;
+        // Relaxed: only compared, by the exchange below.
         let mut seen = state.load(Ordering::Relaxed);
         loop {
             if seen < ONE_REFERENCE || EntryState::unpack(seen).generation != id.generation {

@@ -34,7 +34,7 @@ Examples:
 pub const DEFAULT_SEED: u64 = 1;
 
 /// Time of a sample in the main job: with its untimed checks, nine races take about 10 s.
-const MAIN_JOB_DURATION: &str = "90ms";
+const MAIN_JOB_DURATION: &str = "80ms";
 
 const WORKERS_MAX: usize = 1024;
 const BATCH_MAX: usize = 4096;

@@ -199,8 +199,7 @@ pub fn measure(
     let cores = Cores::available();
     let begun = Ticks::now();
     let mut measurements = Vec::new();
-    // Relaxed, here and below: a flag that stands for itself.
-    let stopped = || interrupted.load(Ordering::Relaxed);
+    let stopped = || is_raised(interrupted);
     for config in plan.races() {
         if stopped() {
             break;
@@ -223,6 +222,11 @@ pub fn measure(
         load: begun.and_then(|begun| Ticks::now()?.since(&begun)),
         interrupted: stopped(),
     }
+}
+
+fn is_raised(flag: &AtomicBool) -> bool {
+    // Relaxed: a flag that stands for itself.
+    flag.load(Ordering::Relaxed)
 }
 
 /// One race on all tables.
@@ -274,8 +278,7 @@ impl Race {
             for ((contender, measurement), (elapsed, tally)) in
                 self.entrants.iter_mut().zip(&mut sums)
             {
-                if *elapsed >= duration && !elapsed.is_zero() || interrupted.load(Ordering::Relaxed)
-                {
+                if *elapsed >= duration && !elapsed.is_zero() || is_raised(interrupted) {
                     continue;
                 }
                 let round = contender.round(cores, interrupted);
