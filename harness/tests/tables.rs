@@ -447,6 +447,7 @@ fn race_adds_up_and_all_entries_come_back<T: FlowTable<KeyV4>>() {
                 });
             }
         });
+        // Relaxed: the threads are joined.
         let value = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         assert_eq!(
             value(&tally.offered),

@@ -503,10 +503,8 @@ mod tests {
     #[test]
     fn losers_behind_random_source_nat_live_by_their_reply_key() {
         let round = race::<StripedTable<KeyV4>>(CLASH_NAT, 2);
-        assert_eq!(
-            round.tally.resolved_same, 0,
-            "two ports are hardly ever the same"
-        );
+        // Both draw the same of 64,512 ports once in twenty rounds; five times in one hardly ever.
+        assert!(round.tally.resolved_same < 5, "{:?}", round.tally);
         assert_eq!(round.anomalies, Anomalies::default());
     }
 
