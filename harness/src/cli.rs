@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use clap::{Args, ColorChoice, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{Args, ColorChoice, Parser, Subcommand, ValueEnum};
 
 use crate::command::{self, Globals};
 use crate::error::Error;
@@ -79,6 +79,8 @@ pub enum Command {
     List(command::list::ListArgs),
     /// Print a man page, or write all of them into a folder
     Man(command::man::ManArgs),
+    /// Race workloads on tables, and print what became of the losers and at what rate
+    Run(command::run::RunArgs),
 }
 
 impl Command {
@@ -88,6 +90,7 @@ impl Command {
             Command::Hooks(args) => command::hooks::run(args, globals),
             Command::List(args) => command::list::run(args, globals),
             Command::Man(args) => command::man::run(args, globals),
+            Command::Run(args) => command::run::run(args, globals),
         }
     }
 }
@@ -101,11 +104,7 @@ impl Cli {
         let globals = Globals::from(&self.globals);
         match &self.command {
             Some(command) => command.run(&globals),
-            // The main job goes here.
-            None => {
-                Cli::command().print_help().map_err(Error::Output)?;
-                Ok(ExitCode::SUCCESS)
-            }
+            None => command::run::main_job(&globals),
         }
     }
 }
@@ -113,6 +112,7 @@ impl Cli {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_consistent() {

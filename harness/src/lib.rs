@@ -1,11 +1,16 @@
 //! The `clashtrack` suite: what the command is made of.
 //!
 //! The engine is in [`clashtrack_engine`]; here is what drives it: the command line
-//! ([`cli`], [`command`]), and how results are printed ([`report`]).
+//! ([`cli`], [`command`]), tables to compare with ([`peer`]), what is measured ([`workload`]),
+//! and how results are printed ([`report`]).
 
 #![forbid(unsafe_code)]
 
 pub mod cli;
 pub mod command;
 pub mod error;
+pub mod interrupt;
+pub mod load;
+pub mod peer;
 pub mod report;
+pub mod workload;

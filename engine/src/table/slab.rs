@@ -532,6 +532,34 @@ impl<K: FlowKey> Slab<K> {
         }
     }
 
+    /// Takes a reference to this life of an entry, or none at all. False when the life is over
+    /// or the entry has no reference left.
+    ///
+    /// What the caller read of the entry between learning `id` from [`Entry::state`] and this
+    /// call is then of this life: a later life begins only after the reference just taken is
+    /// given back.
+    #[must_use]
+    pub fn acquire_current(&self, id: EntryId) -> bool {
+        let state = &self.entry(id).state;
+        // Relaxed: only compared, by the exchange below.
+        let mut seen = state.load(Ordering::Relaxed);
+        loop {
+            if seen < ONE_REFERENCE || EntryState::unpack(seen).generation != id.generation {
+                return false;
+            }
+            // Acquire, P1: keys and fields of the life we now hold. Failure relaxed: tried again.
+            match state.compare_exchange_weak(
+                seen,
+                seen + ONE_REFERENCE,
+                Ordering::Acquire,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => return true,
+                Err(now) => seen = now,
+            }
+        }
+    }
+
     /// Adds a reference to an entry that the caller already holds one of.
     pub fn acquire_held(&self, id: EntryId) {
         // Relaxed: the caller's own reference keeps the life; nothing is read through this one yet.
@@ -542,12 +570,18 @@ impl<K: FlowKey> Slab<K> {
 
     /// Gives a reference back. The last one frees the entry; true if it was.
     pub fn release(&self, cache: &mut FreeCache, id: EntryId) -> bool {
+        self.release_life(cache, id).is_some()
+    }
+
+    /// [`Slab::release`] that tells what the entry was when the last reference freed it:
+    /// [`Life::Pending`] was never confirmed.
+    pub fn release_life(&self, cache: &mut FreeCache, id: EntryId) -> Option<Life> {
         let entry = self.entry(id);
         // Release, P3: what we did with the entry comes before its next life.
         let before = entry.state.fetch_sub(ONE_REFERENCE, Ordering::Release);
         debug_assert!(before >= ONE_REFERENCE, "a reference is given back once");
         if before >> 32 != 1 {
-            return false;
+            return None;
         }
         // Acquire, P3: what all others did with it comes before we free it.
         let state = EntryState::unpack(entry.state.load(Ordering::Acquire));
@@ -570,7 +604,7 @@ impl<K: FlowKey> Slab<K> {
             let keep = cache.free.len() - CACHE_BATCH;
             pool.extend(cache.free.drain(keep..));
         }
-        true
+        Some(state.life)
     }
 
     /// Moves an entry from `from` to `to`; true if it was in `from` and in this life.

@@ -9,6 +9,8 @@ pub mod completions;
 pub mod hooks;
 pub mod list;
 pub mod man;
+pub mod run;
+pub mod values;
 
 use std::io::IsTerminal;
 

@@ -5,8 +5,10 @@ use std::thread;
 
 use serde::Serialize;
 
+use crate::load::Load;
+
 /// What a reader of a figure has to know about where it comes from.
-#[derive(Serialize, Clone, PartialEq, Eq, Debug)]
+#[derive(Serialize, Clone, PartialEq, Debug)]
 pub struct Machine {
     /// As the processor calls itself.
     pub cpu: Option<String>,
@@ -20,6 +22,9 @@ pub struct Machine {
     pub version: &'static str,
     /// The commit it was built from, where the build knew it; `+changes` when the sources differed.
     pub revision: Option<&'static str>,
+    /// Steal time and foreign load during a run, where somebody watched and the system tells.
+    #[serde(flatten)]
+    pub load: Option<Load>,
 }
 
 impl Machine {
@@ -39,7 +44,14 @@ impl Machine {
                 .and_then(|vector| page_bytes(&vector)),
             version: env!("CARGO_PKG_VERSION"),
             revision: option_env!("CLASHTRACK_REVISION"),
+            load: None,
         }
+    }
+
+    /// Memory that can be had without swapping, in bytes; `None` where the system does not tell.
+    #[must_use]
+    pub fn memory_available() -> Option<u64> {
+        memory_available(&fs::read_to_string("/proc/meminfo").ok()?)
     }
 }
 
@@ -49,6 +61,15 @@ fn cpu_model(cpuinfo: &str) -> Option<String> {
         .find(|line| line.starts_with("model name"))?
         .split_once(':')?;
     Some(model.trim().to_owned())
+}
+
+fn memory_available(meminfo: &str) -> Option<u64> {
+    let kilobytes = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))?
+        .trim()
+        .strip_suffix(" kB")?;
+    Some(kilobytes.parse::<u64>().ok()? * 1024)
 }
 
 /// `AT_PAGESZ` of the auxiliary vector: pairs of words, key then value (getauxval(3)).
@@ -82,5 +103,12 @@ mod tests {
             .collect();
         assert_eq!(page_bytes(&vector), Some(4096));
         assert_eq!(page_bytes(&vector[..7]), None);
+    }
+
+    #[test]
+    fn available_memory_is_read_in_kilobytes() {
+        let text = "MemTotal: 9 kB\nMemAvailable:   2048 kB\n";
+        assert_eq!(memory_available(text), Some(2 << 20));
+        assert_eq!(memory_available("MemTotal: 9 kB\n"), None);
     }
 }

@@ -2,4 +2,6 @@
 
 pub mod envelope;
 pub mod grid;
+pub mod json;
 pub mod machine;
+pub mod table;

@@ -1,0 +1,86 @@
+//! Tables to compare with, each behind the engine's [`FlowTable`]: the kernel's algorithm in
+//! user space ([`striped`]) and a sharded map as people write it ([`dashmap`]). The reference,
+//! [`mutex`](clashtrack_engine::table::mutex), lives in the engine.
+//!
+//! No straw men: every table has the same entries in the same slab, the same keyed hash, and
+//! its capacity reserved up front. [`visit`] is the one place where a name becomes a type; a
+//! new table is added to it and to [`TABLES`].
+
+pub mod dashmap;
+pub mod striped;
+
+use clashtrack_engine::table::key::KeyV4;
+use clashtrack_engine::table::mutex::MutexTable;
+use clashtrack_engine::table::{FlowTable, Guarantees};
+
+use dashmap::DashMapTable;
+use striped::StripedTable;
+
+/// What `list` and `--table` know of a table.
+#[derive(Clone, Copy, Debug)]
+pub struct TableInfo {
+    /// The name that `--table` takes.
+    pub name: &'static str,
+    /// What it is, in a line.
+    pub about: &'static str,
+    /// What it promises.
+    pub guarantees: Guarantees,
+}
+
+/// All tables, in the order in which they are run and printed.
+pub const TABLES: &[TableInfo] = &[
+    info::<StripedTable<KeyV4>>(
+        "the kernel's algorithm in user space: striped spin locks, lock-free readers that restart",
+    ),
+    info::<MutexTable<KeyV4>>("one lock around a chained hash: the reference model of the tests"),
+    info::<DashMapTable<KeyV4>>("a sharded map, two inserts, as people write it"),
+];
+
+const fn info<T: FlowTable<KeyV4>>(about: &'static str) -> TableInfo {
+    TableInfo {
+        name: T::NAME,
+        about,
+        guarantees: T::GUARANTEES,
+    }
+}
+
+/// Something to be done with a table whose type is known by name only.
+pub trait TableVisitor {
+    /// What comes of it.
+    type Output;
+    /// Does it with the table type `T`.
+    fn visit<T: FlowTable<KeyV4> + 'static>(self) -> Self::Output
+    where
+        T::Worker: 'static;
+}
+
+/// Calls `visitor` with the table type of that name; `None` where there is no such table.
+pub fn visit<V: TableVisitor>(name: &str, visitor: V) -> Option<V::Output> {
+    Some(match name {
+        "striped" => visitor.visit::<StripedTable<KeyV4>>(),
+        "mutex" => visitor.visit::<MutexTable<KeyV4>>(),
+        "dashmap" => visitor.visit::<DashMapTable<KeyV4>>(),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Name;
+    impl TableVisitor for Name {
+        type Output = &'static str;
+        fn visit<T: FlowTable<KeyV4> + 'static>(self) -> &'static str {
+            T::NAME
+        }
+    }
+
+    #[test]
+    fn every_listed_table_is_found_by_its_name_and_no_other_is() {
+        for table in TABLES {
+            assert_eq!(visit(table.name, Name), Some(table.name));
+        }
+        assert_eq!(visit("hashmap", Name), None);
+    }
+}

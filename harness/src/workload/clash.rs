@@ -1,0 +1,74 @@
+//! `clash`: UDP without NAT. The loser's keys are the winner's, so its packet is merged.
+//!
+//! What the three clash workloads have in common is described here by [`ClashWorkload`]; how they are
+//! raced is in [`race`](super::race).
+
+use clashtrack_engine::status::Status;
+use clashtrack_engine::table::key::{FlowKey, KeyV4};
+use clashtrack_engine::table::slab::Entry;
+use clashtrack_engine::table::{Clash, ClashPolicy, ClashStep};
+use clashtrack_engine::time::{Nanos, SECOND};
+use clashtrack_engine::tuple::{Direction, Protocol};
+
+/// What sets one clash workload apart from another.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ClashWorkload {
+    /// The name that `run` takes.
+    pub name: &'static str,
+    /// Protocol of the flows.
+    pub protocol: Protocol,
+    /// Timeout of a connection that has seen one packet.
+    pub timeout: Nanos,
+    /// Whether each worker draws a reply tuple of its own for a flow.
+    pub source_nat: SourceNat,
+}
+
+/// Source NAT of a workload.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SourceNat {
+    /// The reply tuple is the inverse of the original one.
+    None,
+    /// `SNAT --random-fully` to one address.
+    Random,
+}
+
+impl SourceNat {
+    /// Status bits that NAT set-up leaves.
+    #[must_use]
+    pub fn status(self) -> Status {
+        match self {
+            SourceNat::None => Status::empty(),
+            SourceNat::Random => Status::SRC_NAT | Status::SRC_NAT_DONE,
+        }
+    }
+}
+
+/// The workload.
+pub const CLASH: ClashWorkload = ClashWorkload {
+    name: "clash",
+    protocol: Protocol::UDP,
+    timeout: 30 * SECOND,
+    source_nat: SourceNat::None,
+};
+
+/// What the kernel does with the loser of a clash (`nf_ct_resolve_clash`): the protocol's gate, then same
+/// or crossed flow, then reply-only, else drop.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct KernelPolicy;
+
+impl ClashPolicy<KeyV4> for KernelPolicy {
+    fn decide(&mut self, clash: &Clash, loser: &Entry<KeyV4>, winner: &Entry<KeyV4>) -> ClashStep {
+        let keys =
+            |entry: &Entry<KeyV4>| (entry.key(Direction::Original), entry.key(Direction::Reply));
+        let (ours, theirs) = (keys(loser), keys(winner));
+        if !ours.0.tuple().protocol.allows_clash() {
+            ClashStep::Drop
+        } else if ours == theirs || ours == (theirs.1, theirs.0) {
+            ClashStep::Merge
+        } else if clash.at_reply_only {
+            ClashStep::Drop
+        } else {
+            ClashStep::ReplyOnly
+        }
+    }
+}

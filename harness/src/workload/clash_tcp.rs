@@ -1,0 +1,15 @@
+//! `clash-tcp`: TCP without NAT. TCP's gate is shut: the loser's packet is dropped, and its sender
+//! waits for its retransmission timer.
+
+use clashtrack_engine::time::SECOND;
+use clashtrack_engine::tuple::Protocol;
+
+use super::clash::{ClashWorkload, SourceNat};
+
+/// The workload. A SYN has 120 s.
+pub const CLASH_TCP: ClashWorkload = ClashWorkload {
+    name: "clash-tcp",
+    protocol: Protocol::TCP,
+    timeout: 120 * SECOND,
+    source_nat: SourceNat::None,
+};

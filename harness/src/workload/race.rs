@@ -1,0 +1,534 @@
+//! The race: all workers offer the same new flows to one table, in the same order.
+//!
+//! ```text
+//! each worker, for each batch of the round's flows
+//!   look the whole batch up          found already? counted, and not offered
+//!   make an unconfirmed entry each   its own reply tuple where NAT draws one
+//!   meet the others                  bounded: who lags is not waited for long
+//!   confirm each                     one wins, the others clash
+//! ```
+//! There is no barrier for each flow: its cost would drown the race. After the round, with all
+//! workers at rest and the clock stopped, connections are checked ([`anomaly`]) and removed.
+
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use crossbeam_utils::CachePadded;
+
+use clashtrack_engine::random::WorkerRng;
+use clashtrack_engine::stats::{ConntrackCounters, ConntrackStats};
+use clashtrack_engine::table::hash::HashKey;
+use clashtrack_engine::table::key::{FlowKey, KeyV4};
+use clashtrack_engine::table::slab::EntryId;
+use clashtrack_engine::table::{
+    ChainLengths, Clash, Confirmed, FlowTable, Hit, Refusal, TableConfig,
+};
+use clashtrack_engine::time::{Nanos, SECOND};
+use clashtrack_engine::tuple::{Direction, Tuple};
+
+use super::anomaly::{self, Anomalies};
+use super::clash::{ClashWorkload, KernelPolicy, SourceNat};
+use super::clash_nat;
+use super::flows;
+use super::worker::{Cores, Crew, run_crew};
+
+/// One race: what is raced, by how many, how large a round is.
+#[derive(Clone, Copy, Debug)]
+pub struct RaceConfig {
+    /// What.
+    pub workload: ClashWorkload,
+    /// Workers; every flow is offered by all of them.
+    pub workers: usize,
+    /// Flows looked up before any of them is confirmed.
+    pub batch: usize,
+    /// Flows of a round.
+    pub flows: usize,
+    /// Seed of flows, NAT and chain limits.
+    pub seed: u64,
+}
+
+/// Entries that a worker may keep in its own free list, with some to spare.
+const ENTRIES_AT_HAND: usize = 256;
+/// One merge in so many is checked for a torn winner on the spot.
+const TORN_CHECK_EVERY: u64 = 16;
+/// The time of all packets: nothing expires during a race.
+const NOW: Nanos = SECOND;
+
+impl RaceConfig {
+    /// How the table is made: as many buckets as flows, so that its load is that of a full kernel table;
+    /// room for a loser of each flow a worker.
+    #[must_use]
+    pub fn table(&self) -> TableConfig {
+        let mut rng = WorkerRng::new(self.seed, usize::MAX);
+        let capacity =
+            self.flows * self.workers + (self.workers + 1) * (self.batch + ENTRIES_AT_HAND);
+        TableConfig {
+            buckets: self.flows,
+            ..TableConfig::new(capacity, HashKey(rng.next_u64(), rng.next_u64()))
+        }
+    }
+}
+
+/// What became of the connections that were offered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Tally {
+    /// Confirms attempted.
+    pub offered: u64,
+    /// Both keys in the table.
+    pub confirmed: u64,
+    /// Merged into the winner.
+    pub resolved_same: u64,
+    /// In the table by the reply key alone.
+    pub resolved_reply_only: u64,
+    /// Dropped, whatever the reason.
+    pub dropped: u64,
+    /// Not offered, because the worker's own lookup found the flow.
+    pub found_at_lookup: u64,
+    /// Clashes on the original key: two workers had the flow in hand and both confirmed.
+    pub collided: u64,
+    /// Winners whose other key was not found right after a merge.
+    pub torn: u64,
+}
+
+impl Tally {
+    /// Adds another worker's or another round's.
+    pub fn add(&mut self, other: &Tally) {
+        self.offered += other.offered;
+        self.confirmed += other.confirmed;
+        self.resolved_same += other.resolved_same;
+        self.resolved_reply_only += other.resolved_reply_only;
+        self.dropped += other.dropped;
+        self.found_at_lookup += other.found_at_lookup;
+        self.collided += other.collided;
+        self.torn += other.torn;
+    }
+
+    /// Offered connections of which nobody knows what became: 0, or the measurement is broken.
+    #[must_use]
+    pub fn lost(&self) -> i64 {
+        let known = self.confirmed + self.resolved_same + self.resolved_reply_only + self.dropped;
+        self.offered as i64 - known as i64
+    }
+}
+
+/// What a round came to.
+#[derive(Clone, Debug, Default)]
+pub struct RoundResult {
+    /// The timed part.
+    pub elapsed: Duration,
+    /// Whether every worker was pinned.
+    pub pinned: bool,
+    /// All workers together.
+    pub tally: Tally,
+    /// Chances to collide: for each flow, the workers that had it in hand, less one.
+    pub chances: u64,
+    /// What the checks at rest and on the spot saw.
+    pub anomalies: Anomalies,
+    /// Chains before the table was emptied; `None` for a table that has none to count.
+    pub chains: Option<ChainLengths>,
+}
+
+/// A table in a race, whatever its type.
+pub trait Contender: Send {
+    /// Races the next round of new flows, checks, and empties the table.
+    fn round(&mut self, cores: &Cores, interrupted: &AtomicBool) -> RoundResult;
+    /// The counters of each worker since the last reset.
+    fn per_cpu(&self) -> Vec<ConntrackStats>;
+    /// Forgets what was counted so far (the warm-up).
+    fn reset(&mut self);
+}
+
+/// A [`Contender`] over a table of type `T`.
+#[derive(Debug)]
+pub struct TableRace<T: FlowTable<KeyV4>> {
+    config: RaceConfig,
+    table: T,
+    hands: Vec<CachePadded<Hand<T::Worker>>>,
+    /// For what happens at rest.
+    checker: T::Worker,
+    rounds: usize,
+}
+
+/// What a flow came to in one worker's hands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Fate {
+    /// It never got that far, or its packet was dropped.
+    None,
+    /// Its packet was accepted: the flow must be found afterwards.
+    Accepted,
+}
+
+/// A worker's own things.
+#[derive(Debug)]
+struct Hand<W> {
+    worker: W,
+    rng: WorkerRng,
+    counters: ConntrackCounters,
+    before: ConntrackStats,
+    tally: Tally,
+    fates: Vec<Fate>,
+    keys: Vec<KeyV4>,
+    hits: Vec<Option<Hit>>,
+    /// Unconfirmed entries of the batch, and the flow of each.
+    unconfirmed: Vec<(usize, EntryId)>,
+}
+
+impl<T: FlowTable<KeyV4>> TableRace<T> {
+    /// Makes the table and the workers' parts.
+    #[must_use]
+    pub fn new(config: RaceConfig) -> TableRace<T> {
+        let table = T::new(&config.table());
+        let hand = |worker| {
+            CachePadded::new(Hand {
+                worker: table.worker(),
+                // Round numbers are streams of their own under the same seed; workers count down from above.
+                rng: WorkerRng::new(!config.seed, worker),
+                counters: ConntrackCounters::default(),
+                before: ConntrackStats::default(),
+                tally: Tally::default(),
+                fates: vec![Fate::None; config.flows],
+                keys: Vec::with_capacity(config.batch),
+                hits: vec![None; config.batch],
+                unconfirmed: Vec::with_capacity(config.batch),
+            })
+        };
+        TableRace {
+            hands: (0..config.workers).map(hand).collect(),
+            checker: table.worker(),
+            rounds: 0,
+            config,
+            table,
+        }
+    }
+}
+
+impl<T: FlowTable<KeyV4>> Contender for TableRace<T> {
+    fn round(&mut self, cores: &Cores, interrupted: &AtomicBool) -> RoundResult {
+        let config = self.config;
+        let flows = flows::of_round(
+            config.seed,
+            self.rounds,
+            config.workload.protocol,
+            config.flows,
+        );
+        self.rounds += 1;
+        for hand in &mut self.hands {
+            hand.tally = Tally::default();
+            hand.fates.fill(Fate::None);
+        }
+        let table = &self.table;
+        let run = run_crew(&mut self.hands, cores, interrupted, |number, hand, crew| {
+            hand.sweep(table, &config, &flows, number, crew)
+        });
+        let mut result = RoundResult {
+            elapsed: run.elapsed,
+            pinned: run.pinned,
+            chances: chances(&run.results),
+            chains: table.chain_lengths(),
+            ..RoundResult::default()
+        };
+        for hand in &mut self.hands {
+            result.tally.add(&hand.tally);
+            let restarts = table.take_search_restarts(&mut hand.worker);
+            hand.counters.search_restart.add(restarts);
+        }
+        result.anomalies = anomaly::check_connections(table, &mut self.checker, NOW);
+        result.anomalies.torn += result.tally.torn;
+        result.anomalies.vanished += self.vanished_flows(&flows);
+        anomaly::remove_all(&self.table, &mut self.checker);
+        result
+    }
+
+    fn per_cpu(&self) -> Vec<ConntrackStats> {
+        self.hands
+            .iter()
+            .map(|hand| hand.counters.snapshot().since(&hand.before))
+            .collect()
+    }
+
+    fn reset(&mut self) {
+        for hand in &mut self.hands {
+            hand.before = hand.counters.snapshot();
+        }
+    }
+}
+
+impl<T: FlowTable<KeyV4>> TableRace<T> {
+    /// Flows of which a packet was accepted and that are not found any more.
+    fn vanished_flows(&mut self, flows: &[Tuple]) -> u64 {
+        let mut vanished = 0;
+        for (number, flow) in flows.iter().enumerate() {
+            if self
+                .hands
+                .iter()
+                .all(|hand| hand.fates[number] == Fate::None)
+            {
+                continue;
+            }
+            match self
+                .table
+                .lookup(&mut self.checker, &KeyV4::pack(flow, 0), NOW)
+            {
+                Some(hit) => {
+                    self.table.release(&mut self.checker, hit.id);
+                }
+                None => vanished += 1,
+            }
+        }
+        vanished
+    }
+}
+
+/// From how far each worker came in the list, the number of chances to collide.
+fn chances(reached: &[usize]) -> u64 {
+    let all: usize = reached.iter().sum();
+    let furthest = reached.iter().max().copied().unwrap_or(0);
+    (all - furthest) as u64
+}
+
+impl<W> Hand<W> {
+    /// Offers all flows of the round; returns how many it had in hand.
+    fn sweep<T: FlowTable<KeyV4, Worker = W>>(
+        &mut self,
+        table: &T,
+        config: &RaceConfig,
+        flows: &[Tuple],
+        number: usize,
+        crew: &Crew<'_>,
+    ) -> usize {
+        let mut reached = 0;
+        for (step, batch) in flows.chunks(config.batch).enumerate() {
+            if crew.should_stop() {
+                break;
+            }
+            table.begin(&mut self.worker);
+            self.look_up(table, batch, reached);
+            self.prepare(table, config, batch, reached);
+            crew.meet(number, step + 1);
+            self.confirm(table);
+            table.end(&mut self.worker);
+            reached += batch.len();
+        }
+        // Those that lag need not wait for us any more.
+        crew.meet(number, usize::MAX);
+        reached
+    }
+
+    fn look_up<T: FlowTable<KeyV4, Worker = W>>(
+        &mut self,
+        table: &T,
+        batch: &[Tuple],
+        first: usize,
+    ) {
+        self.keys.clear();
+        self.keys
+            .extend(batch.iter().map(|tuple| KeyV4::pack(tuple, 0)));
+        let hits = &mut self.hits[..batch.len()];
+        table.lookup_batch(&mut self.worker, &self.keys, NOW, hits);
+        for (i, hit) in hits.iter().enumerate() {
+            if let Some(hit) = hit {
+                table.release(&mut self.worker, hit.id);
+                self.tally.found_at_lookup += 1;
+                self.fates[first + i] = Fate::Accepted;
+            }
+        }
+    }
+
+    /// Makes an unconfirmed entry for each flow that was not found.
+    fn prepare<T: FlowTable<KeyV4, Worker = W>>(
+        &mut self,
+        table: &T,
+        config: &RaceConfig,
+        batch: &[Tuple],
+        first: usize,
+    ) {
+        self.unconfirmed.clear();
+        for (i, tuple) in batch.iter().enumerate() {
+            if self.hits[i].is_some() {
+                continue;
+            }
+            self.tally.offered += 1;
+            let Some(id) = table.allocate(&mut self.worker) else {
+                // The table is full: its packet is dropped before it has an entry to confirm.
+                self.tally.dropped += 1;
+                self.counters.drop.increment();
+                continue;
+            };
+            let reply = match config.workload.source_nat {
+                SourceNat::Random => clash_nat::choose_reply(
+                    table,
+                    &mut self.worker,
+                    &mut self.rng,
+                    &self.counters,
+                    tuple,
+                    NOW,
+                ),
+                SourceNat::None => inverse(tuple),
+            };
+            let entry = table.slab().entry(id);
+            entry.set_keys(self.keys[i], reply);
+            entry.set_deadline(config.workload.timeout);
+            entry.set_status(config.workload.source_nat.status());
+            self.unconfirmed.push((first + i, id));
+        }
+    }
+
+    fn confirm<T: FlowTable<KeyV4, Worker = W>>(&mut self, table: &T) {
+        for i in 0..self.unconfirmed.len() {
+            let (flow, id) = self.unconfirmed[i];
+            let reply = table.slab().entry(id).key(Direction::Reply);
+            let random = self.rng.next_u32();
+            let outcome = table.confirm(&mut self.worker, id, NOW, random, &mut KernelPolicy);
+            self.count(&outcome);
+            match outcome {
+                Confirmed::Refused(_) => continue,
+                Confirmed::Merged(clash) => self.check_winner(table, clash, &reply),
+                Confirmed::Inserted | Confirmed::ReplyOnly(_) => {}
+            }
+            self.fates[flow] = Fate::Accepted;
+        }
+    }
+
+    /// Each outcome moves the kernel's counters as the kernel does, and one place of the tally.
+    fn count(&mut self, outcome: &Confirmed) {
+        let (tally, counters) = (&mut self.tally, &self.counters);
+        match outcome {
+            Confirmed::Inserted => tally.confirmed += 1,
+            Confirmed::Merged(clash) => {
+                tally.resolved_same += 1;
+                tally.collided += u64::from(clash.key == Direction::Original);
+                counters.clash_resolve.increment();
+            }
+            Confirmed::ReplyOnly(clash) => {
+                tally.resolved_reply_only += 1;
+                tally.collided += u64::from(clash.key == Direction::Original);
+                counters.clash_resolve.increment();
+            }
+            Confirmed::Refused(refusal) => {
+                tally.dropped += 1;
+                counters.insert_failed.increment();
+                match refusal {
+                    Refusal::Clash(clash) => {
+                        let original = clash.key == Direction::Original;
+                        tally.collided += u64::from(original);
+                        counters.drop.increment();
+                    }
+                    Refusal::ChainTooLong => counters.chaintoolong.increment(),
+                    Refusal::Dying | Refusal::Full => {}
+                }
+            }
+        }
+    }
+
+    /// Gives the winner back. Now and then its other key is looked up first: who was given to a
+    /// connection must find it by both.
+    fn check_winner<T: FlowTable<KeyV4, Worker = W>>(
+        &mut self,
+        table: &T,
+        clash: Clash,
+        reply: &KeyV4,
+    ) {
+        if self.tally.resolved_same.is_multiple_of(TORN_CHECK_EVERY) {
+            match table.lookup(&mut self.worker, reply, NOW) {
+                Some(hit) => {
+                    table.release(&mut self.worker, hit.id);
+                }
+                None => self.tally.torn += 1,
+            }
+        }
+        table.release(&mut self.worker, clash.winner);
+    }
+}
+
+/// The reply key without NAT.
+fn inverse(tuple: &Tuple) -> KeyV4 {
+    // Only ICMP types may have no inverse; flows have ports.
+    let inverse = tuple.invert().expect("a tuple with ports has an inverse");
+    KeyV4::pack(&inverse, 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::clash::CLASH;
+    use super::super::clash_nat::CLASH_NAT;
+    use super::super::clash_tcp::CLASH_TCP;
+    use super::*;
+    use crate::peer::dashmap::DashMapTable;
+    use crate::peer::striped::StripedTable;
+    use clashtrack_engine::table::mutex::MutexTable;
+
+    fn race<T: FlowTable<KeyV4>>(workload: ClashWorkload, workers: usize) -> RoundResult {
+        let mut race = TableRace::<T>::new(RaceConfig {
+            workload,
+            workers,
+            batch: 32,
+            flows: 3000,
+            seed: 5,
+        });
+        let never = AtomicBool::new(false);
+        race.round(&Cores::available(), &never);
+        race.reset();
+        let round = race.round(&Cores::available(), &never);
+        let mut sum = ConntrackStats::default();
+        race.per_cpu().iter().for_each(|worker| sum.add(worker));
+        let tally = round.tally;
+        assert_eq!(tally.lost(), 0, "{tally:?}");
+        assert_eq!(tally.offered + tally.found_at_lookup, 3000 * workers as u64);
+        assert_eq!(round.chances, 3000 * (workers as u64 - 1));
+        assert_eq!(
+            sum.clash_resolve,
+            tally.resolved_same + tally.resolved_reply_only
+        );
+        assert_eq!(sum.insert_failed, tally.dropped);
+        assert!(tally.collided <= round.chances);
+        round
+    }
+
+    #[test]
+    fn losers_without_nat_are_merged_and_nothing_else() {
+        for workers in [2, 3] {
+            for round in [
+                race::<StripedTable<KeyV4>>(CLASH, workers),
+                race::<MutexTable<KeyV4>>(CLASH, workers),
+            ] {
+                assert_eq!(round.tally.confirmed, 3000);
+                assert_eq!(round.tally.resolved_reply_only + round.tally.dropped, 0);
+                assert_eq!(round.anomalies, Anomalies::default());
+            }
+        }
+        let dashmap = race::<DashMapTable<KeyV4>>(CLASH, 2);
+        assert_eq!(dashmap.tally.confirmed, 3000);
+    }
+
+    #[test]
+    fn losers_behind_random_source_nat_live_by_their_reply_key() {
+        let round = race::<StripedTable<KeyV4>>(CLASH_NAT, 2);
+        // Both draw the same of 64,512 ports once in twenty rounds; five times in one hardly ever.
+        assert!(round.tally.resolved_same < 5, "{:?}", round.tally);
+        assert_eq!(round.anomalies, Anomalies::default());
+    }
+
+    #[test]
+    fn losers_of_tcp_are_dropped() {
+        let round = race::<MutexTable<KeyV4>>(CLASH_TCP, 2);
+        assert_eq!(round.tally.dropped, round.tally.collided);
+        assert_eq!(
+            round.tally.resolved_same + round.tally.resolved_reply_only,
+            0
+        );
+        assert_eq!(round.anomalies, Anomalies::default());
+    }
+
+    #[test]
+    fn one_worker_races_nobody() {
+        let round = race::<StripedTable<KeyV4>>(CLASH, 1);
+        assert_eq!((round.chances, round.tally.collided), (0, 0));
+    }
+
+    #[test]
+    fn a_worker_alone_at_the_end_of_the_list_has_no_chance_to_collide() {
+        assert_eq!(chances(&[10, 7]), 7);
+        assert_eq!(chances(&[10, 7, 3]), 10);
+        assert_eq!(chances(&[]), 0);
+    }
+}

@@ -1,0 +1,229 @@
+//! `clashtrack run` as a user's script sees it: the JSON contract, exit codes, seeds, Ctrl-C.
+
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+const SCHEMA: &str = include_str!("../schema/clashtrack-1.json");
+
+fn clashtrack(words: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_clashtrack"))
+        .args(words)
+        .output()
+        .expect("the command starts")
+}
+
+fn json(words: &[&str]) -> Value {
+    let output = clashtrack(words);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{words:?}: {said}");
+    serde_json::from_slice(&output.stdout).expect("stdout is one JSON object")
+}
+
+fn assert_fits_the_schema(value: &Value) {
+    let schema = serde_json::from_str(SCHEMA).expect("the schema is JSON");
+    let validator = jsonschema::validator_for(&schema).expect("the schema is one");
+    let errors: Vec<String> = validator
+        .iter_errors(value)
+        .map(|error| format!("{}: {error}", error.instance_path()))
+        .collect();
+    assert!(errors.is_empty(), "{errors:#?}");
+}
+
+/// One short round a sample.
+const SHORT: [&str; 7] = [
+    "--connections",
+    "500",
+    "--duration",
+    "1us",
+    "--repeat",
+    "2",
+    "--json",
+];
+
+fn short_run(words: &[&str]) -> Value {
+    json(&[&["run"], words, &SHORT].concat())
+}
+
+#[test]
+fn what_run_prints_fits_the_schema_and_adds_up() {
+    let value = short_run(&["clash", "clash-nat", "clash-tcp", "--workers", "2,3"]);
+    assert_fits_the_schema(&value);
+    let results = value["results"].as_array().unwrap();
+    assert_eq!(results.len(), 3 * 3 * 2, "workloads x tables x workers");
+    for result in results {
+        let number = |name: &str| result["accounting"][name].as_u64().unwrap();
+        assert_eq!(
+            number("offered"),
+            number("confirmed")
+                + number("resolved_same")
+                + number("resolved_reply_only")
+                + number("dropped"),
+            "{result}"
+        );
+        let per_cpu = result["per_cpu"].as_array().unwrap();
+        assert_eq!(per_cpu.len() as u64, result["workers"].as_u64().unwrap());
+        for (name, total) in result["counters"].as_object().unwrap() {
+            let sum: u64 = per_cpu.iter().map(|cpu| cpu[name].as_u64().unwrap()).sum();
+            assert_eq!(total.as_u64().unwrap(), sum, "{name} of {result}");
+        }
+        if result["table"] != "dashmap" {
+            let anomalies = result["anomalies"].as_object().unwrap();
+            assert!(anomalies.values().all(|count| count == 0), "{result}");
+        }
+    }
+}
+
+#[test]
+fn what_the_other_commands_print_fits_the_schema() {
+    for command in ["hooks", "list"] {
+        assert_fits_the_schema(&json(&[command, "--json"]));
+    }
+}
+
+#[test]
+fn a_result_without_its_accounting_does_not_fit_the_schema() {
+    let mut value = short_run(&["clash", "--table", "mutex"]);
+    let result = value["results"][0].as_object_mut().unwrap();
+    result.remove("accounting");
+    let schema = serde_json::from_str(SCHEMA).unwrap();
+    assert!(!jsonschema::is_valid(&schema, &value));
+}
+
+#[test]
+fn one_seed_gives_the_same_traffic_and_two_give_other() {
+    let chains = |seed: &str| {
+        let words = [
+            "clash-nat",
+            "--workers",
+            "1",
+            "--table",
+            "striped",
+            "--seed",
+            seed,
+        ];
+        short_run(&words)["results"][0]["clash"]["chain_mean"].clone()
+    };
+    assert_eq!(chains("7"), chains("7"));
+    assert_ne!(chains("7"), chains("8"));
+}
+
+#[test]
+fn list_names_the_workloads_and_tables_that_run_knows() {
+    let list = json(&["list", "--json"]);
+    let workloads: Vec<&str> = list["workloads"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|workload| workload["name"].as_str().unwrap())
+        .collect();
+    let known: Vec<&str> = clashtrack::workload::WORKLOADS
+        .iter()
+        .map(|workload| workload.name)
+        .collect();
+    assert_eq!(workloads, known);
+    let tables: Vec<&str> = clashtrack::peer::TABLES
+        .iter()
+        .map(|table| table.name)
+        .collect();
+    assert_eq!(list["tables"], serde_json::json!(tables));
+}
+
+#[test]
+fn bad_use_exits_with_2_and_says_how_to_mend_it() {
+    for (words, said) in [
+        (
+            &["run", "clash", "--workers", "0"][..],
+            "--workers: 0 is out of range; write a number from 1 to 1024",
+        ),
+        (
+            &["run", "clash", "--table", "btree"],
+            "there is no table `btree`; write one of striped",
+        ),
+        (
+            &["run", "elephants"],
+            "there is no workload `elephants`; write one of clash,",
+        ),
+        (&["run", "clash", "--connections", "1T"], "`1T` is no size"),
+        (&["run", "clash", "--duration", "1"], "`1` is no time"),
+        (
+            &["run", "clash", "--batch", "1G"],
+            "--batch: 1000000000 is out of range",
+        ),
+    ] {
+        let output = clashtrack(words);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{words:?}: {stderr}");
+        assert!(stderr.contains(said), "{words:?}: {stderr}");
+        assert!(output.stdout.is_empty(), "{words:?}");
+    }
+}
+
+#[test]
+fn a_run_for_people_has_a_grid_a_workload_and_conntrack_s_lines() {
+    let words = [
+        "run",
+        "clash",
+        "clash-tcp",
+        "--connections",
+        "500",
+        "--duration",
+        "1us",
+        "--repeat",
+        "1",
+    ];
+    let output = clashtrack(&words);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success());
+    for wanted in [
+        "seed 1;",
+        "\nclash\ntable ",
+        "\nclash-tcp\ntable ",
+        "conntrack -S, clash-tcp on striped",
+        "cpu=0   \tfound=0 invalid=0 ",
+    ] {
+        assert!(text.contains(wanted), "no {wanted:?} in:\n{text}");
+    }
+}
+
+/// Aim: Ctrl-C ends a run that would take minutes, with the marked JSON. Method: the signal is
+/// sent once the process catches it, as its status in /proc says.
+#[cfg(target_os = "linux")]
+#[test]
+fn ctrl_c_ends_a_run_with_what_was_measured_so_far() {
+    let child = Command::new(env!("CARGO_BIN_EXE_clashtrack"))
+        .args([
+            "run",
+            "clash",
+            "--connections",
+            "500",
+            "--duration",
+            "10m",
+            "--json",
+        ])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the command starts");
+    let pid = child.id().to_string();
+    while !catches_interrupts(&pid) {
+        std::thread::yield_now();
+    }
+    let sent = Command::new("kill").args(["-INT", &pid]).status();
+    assert!(sent.expect("kill is there").success());
+    let output = child.wait_with_output().expect("the command ends");
+    assert_eq!(output.status.code(), Some(130));
+    let value: Value = serde_json::from_slice(&output.stdout).expect("stdout is one JSON object");
+    assert_eq!(value["interrupted"], true);
+    assert_fits_the_schema(&value);
+}
+
+/// Whether SIGINT (2) is among the signals that a process has a handler for.
+#[cfg(target_os = "linux")]
+fn catches_interrupts(pid: &str) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it still runs");
+    let caught = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigCgt:"))
+        .expect("Linux tells which signals are caught");
+    u64::from_str_radix(caught.trim(), 16).expect("a mask in hex") & 1 << (2 - 1) != 0
+}
