@@ -38,6 +38,7 @@
 //!   [`FlowTable`](table::FlowTable) trait is the contract; it is usable alone by those who want only a table.
 //! - [`proto`]: one tracker a protocol: states, timeouts, what is invalid.
 //! - [`nat`]: ranges, the search for a unique tuple, rewriting there and back.
+//! - [`expire`]: the end of connections, removed and given back.
 //!
 //! What it is set up with, and what it tells:
 //! - [`config`]: settings by their sysctl names and with their defaults.

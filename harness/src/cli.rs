@@ -10,9 +10,10 @@ use crate::error::Error;
 /// Ends `--help` and the man page of the command itself.
 const AFTER_HELP: &str = "\
 Examples:
-  clashtrack list
+  clashtrack
+  clashtrack --seed 7 --json
+  clashtrack run clash-nat --table striped,dashmap
   clashtrack hooks --format markdown
-  clashtrack completions bash
 
 Exit codes:
   0    done, or whoever read the output closed it
