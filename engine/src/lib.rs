@@ -51,7 +51,10 @@
 //! Names are those of the kernel and of `conntrack` users. Facts come from reading and measuring it; no text of it is here.
 
 pub mod addr;
+pub mod clash;
 pub mod config;
+pub mod confirm;
+pub mod conntrack;
 pub mod engine;
 pub mod event;
 pub mod expire;
@@ -59,6 +62,7 @@ pub mod hook;
 pub mod host;
 pub mod nat;
 pub mod packet;
+pub mod path;
 pub mod proto;
 pub mod random;
 pub mod rules;
