@@ -12,6 +12,7 @@ const AFTER_HELP: &str = "\
 Examples:
   clashtrack list
   clashtrack hooks --format markdown
+  clashtrack replay capture.pcap
   clashtrack completions bash
 
 Exit codes:
@@ -79,6 +80,8 @@ pub enum Command {
     List(command::list::ListArgs),
     /// Print a man page, or write all of them into a folder
     Man(command::man::ManArgs),
+    /// Feed a capture through the tracker and print the connections it ends with
+    Replay(command::replay::ReplayArgs),
 }
 
 impl Command {
@@ -88,6 +91,7 @@ impl Command {
             Command::Hooks(args) => command::hooks::run(args, globals),
             Command::List(args) => command::list::run(args, globals),
             Command::Man(args) => command::man::run(args, globals),
+            Command::Replay(args) => command::replay::run(args, globals),
         }
     }
 }

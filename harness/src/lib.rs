@@ -1,7 +1,8 @@
 //! The `clashtrack` suite: what the command is made of.
 //!
 //! The engine is in [`clashtrack_engine`]; here is what drives it: the command line
-//! ([`cli`], [`command`]), and how results are printed ([`report`]).
+//! ([`cli`], [`command`]), how captures are read ([`capture`]) and replayed ([`replay`]), and
+//! how results are printed ([`report`]).
 
 #![forbid(unsafe_code)]
 
@@ -9,4 +10,5 @@ pub mod capture;
 pub mod cli;
 pub mod command;
 pub mod error;
+pub mod replay;
 pub mod report;

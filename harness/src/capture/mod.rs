@@ -24,8 +24,8 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use clashtrack_engine::time::Nanos;
-use thiserror::Error;
 
+use crate::error::Error;
 use link::LinkType;
 use window::Window;
 
@@ -37,11 +37,11 @@ pub const RECORD_BYTES_MAX: usize = 262_144;
 const TIMESTAMP_MAX: Nanos = i64::MAX as u64;
 
 /// Why a capture cannot be read, or not to its end.
-#[derive(Debug, Error)]
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {}; {}", self.place(), self.problem(), self.remedy())]
 #[non_exhaustive]
 pub enum CaptureError {
     /// The system refused.
-    #[error("{file}: {source}")]
     Io {
         /// The file, as it was named.
         file: String,
@@ -49,7 +49,6 @@ pub enum CaptureError {
         source: io::Error,
     },
     /// The file does not begin as a capture does.
-    #[error("{file}: no capture: {what} (pcap and pcapng files are understood)")]
     NotACapture {
         /// The file, as it was named.
         file: String,
@@ -57,10 +56,6 @@ pub enum CaptureError {
         what: String,
     },
     /// Packets of this link layer cannot be taken apart.
-    #[error(
-        "{file}: link type {number} is not understood (known: {}); capture on another device, or with `tcpdump -y`",
-        LinkType::KNOWN_NAMES
-    )]
     LinkType {
         /// The file, as it was named.
         file: String,
@@ -68,10 +63,6 @@ pub enum CaptureError {
         number: u32,
     },
     /// The last record is not whole: the capture is still being written, or was cut.
-    #[error(
-        "{file}: the record at byte {offset} is cut off: {present} of {needed} bytes are there; \
-         is the capture still being written?"
-    )]
     CutOff {
         /// The file, as it was named.
         file: String,
@@ -83,7 +74,6 @@ pub enum CaptureError {
         needed: u64,
     },
     /// A record contradicts itself; nothing behind it can be found.
-    #[error("{file}: the record at byte {offset} is damaged: {what}; what follows cannot be read")]
     Damaged {
         /// The file, as it was named.
         file: String,
@@ -92,6 +82,72 @@ pub enum CaptureError {
         /// What is wrong.
         what: String,
     },
+}
+
+impl CaptureError {
+    fn place(&self) -> String {
+        match self {
+            CaptureError::Io { file, .. }
+            | CaptureError::NotACapture { file, .. }
+            | CaptureError::LinkType { file, .. } => file.clone(),
+            CaptureError::CutOff { file, offset, .. }
+            | CaptureError::Damaged { file, offset, .. } => {
+                format!("{file}, byte {offset}")
+            }
+        }
+    }
+
+    fn problem(&self) -> String {
+        match self {
+            CaptureError::Io { source, .. } => format!("cannot read: {source}"),
+            CaptureError::NotACapture { what, .. } => format!("this is no capture: {what}"),
+            CaptureError::LinkType { number, .. } => {
+                format!("packets of link type {number} cannot be taken apart")
+            }
+            CaptureError::CutOff {
+                present, needed, ..
+            } => {
+                format!("the record is cut off: {present} of {needed} bytes are there")
+            }
+            CaptureError::Damaged { what, .. } => format!("the record is damaged: {what}"),
+        }
+    }
+
+    fn remedy(&self) -> String {
+        match self {
+            CaptureError::Io { .. } => "check the path and its permissions".to_owned(),
+            CaptureError::NotACapture { .. } => {
+                "give a pcap or pcapng file, as tcpdump and Wireshark write them".to_owned()
+            }
+            CaptureError::LinkType { .. } => {
+                format!("known are {}", LinkType::KNOWN_NAMES)
+            }
+            CaptureError::CutOff { .. } => {
+                "all before it was read; is the capture still being written?".to_owned()
+            }
+            CaptureError::Damaged { .. } => {
+                "all before it was read, what follows cannot be found; capture it again".to_owned()
+            }
+        }
+    }
+}
+
+impl From<CaptureError> for Error {
+    fn from(error: CaptureError) -> Error {
+        let (place, problem, remedy) = (error.place(), error.problem(), error.remedy());
+        match error {
+            CaptureError::Io { file, source } => Error::File {
+                action: "read",
+                path: file.into(),
+                source,
+            },
+            _ => Error::Input {
+                place,
+                problem,
+                remedy,
+            },
+        }
+    }
 }
 
 /// A packet as it stands in a capture.

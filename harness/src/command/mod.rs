@@ -9,6 +9,8 @@ pub mod completions;
 pub mod hooks;
 pub mod list;
 pub mod man;
+pub mod replay;
+pub mod set;
 
 use std::io::IsTerminal;
 
