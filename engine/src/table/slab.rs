@@ -196,6 +196,7 @@ impl<K: FlowKey> Entry<K> {
         if before.contains(bits) {
             return before;
         }
+        // Relaxed: as above; the one word orders concurrent setters by itself.
         Status::from_bits_retain(self.status.fetch_or(bits.bits(), Ordering::Relaxed))
     }
 
@@ -507,6 +508,7 @@ impl<K: FlowKey> Slab<K> {
     #[must_use]
     pub fn try_acquire(&self, index: u32) -> Option<EntryId> {
         let state = &self.at(index).state;
+        // Relaxed: only compared, by the exchange below.
         let mut seen = state.load(Ordering::Relaxed);
         loop {
             if seen < ONE_REFERENCE {
@@ -575,6 +577,7 @@ impl<K: FlowKey> Slab<K> {
     /// One of several callers gets true.
     pub fn change_life(&self, id: EntryId, from: Life, to: Life) -> bool {
         let word = &self.entry(id).state;
+        // Relaxed: only compared, by the exchange below.
         let mut seen = word.load(Ordering::Relaxed);
         loop {
             let state = EntryState::unpack(seen);

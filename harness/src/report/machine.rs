@@ -18,7 +18,7 @@ pub struct Machine {
     pub page_bytes: Option<u64>,
     /// This program's version.
     pub version: &'static str,
-    /// The commit it was built from, where the build knew it.
+    /// The commit it was built from, where the build knew it; `+changes` when the sources differed.
     pub revision: Option<&'static str>,
 }
 
