@@ -1,8 +1,8 @@
 //! The `clashtrack` suite: what the command is made of.
 //!
 //! The engine is in [`clashtrack_engine`]; here is what drives it: the command line
-//! ([`cli`], [`command`]), how captures are read ([`capture`]) and replayed ([`replay`]), and
-//! how results are printed ([`report`]).
+//! ([`cli`], [`command`]), how captures are read ([`capture`]) and replayed ([`replay`]), how
+//! rules are read ([`rules`]), and how results are printed ([`report`]).
 
 #![forbid(unsafe_code)]
 
@@ -12,3 +12,4 @@ pub mod command;
 pub mod error;
 pub mod replay;
 pub mod report;
+pub mod rules;

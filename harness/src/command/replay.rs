@@ -1,12 +1,11 @@
 //! `clashtrack replay`: a capture through the tracker, and what `conntrack -L`, `-S` and `-E`
 //! would have shown.
 
-use std::io::{self, BufWriter, IsTerminal, Read, Write};
+use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clashtrack_engine::event::{Event, Snapshot};
-use clashtrack_engine::rules::Ruleset;
 use clashtrack_engine::stats::ConntrackStats;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
@@ -27,6 +26,7 @@ use crate::report::conntrack::{
 };
 use crate::report::envelope::Envelope;
 use crate::report::grid::{Align, Grid};
+use crate::rules::{ParsedRules, RulesetBuilder};
 
 const AFTER_HELP: &str = "\
 Prints the connections as `conntrack -L` does, with the time left at the last packet, in the order of
@@ -35,7 +35,7 @@ their first packets; then the counters as `conntrack -S` does. Several captures 
 The capture is taken for one side of a gateway that forwards every packet. A packet that the gateway
 received with a time to live of 1 is discarded before its connection is confirmed. Which frames the gateway
 received is known from cooked captures, and on Ethernet from ARP and from times to live; where that goes
-wrong, name it with --gateway.
+wrong, name it with --gateway. Of a gateway capture one device: `any` shows each forwarded packet twice.
 
 Examples:
   clashtrack replay capture.pcap
@@ -60,6 +60,10 @@ pub struct ReplayArgs {
     /// The Ethernet address of the gateway, where the capture does not show it
     #[arg(long, value_name = "MAC", value_parser = parse_mac)]
     pub gateway: Option<Mac>,
+    /// Rules for the gateway, as `iptables-save` prints them (nat and raw tables). A capture of
+    /// the inside shows answers already translated back, which rules cannot match again
+    #[arg(long, value_name = "FILE")]
+    pub rules: Option<PathBuf>,
     /// Settings.
     #[command(flatten)]
     pub set: SetArgs,
@@ -69,6 +73,7 @@ pub struct ReplayArgs {
 #[derive(Serialize, Debug)]
 struct Config {
     files: Vec<String>,
+    rules: Option<String>,
     settings: Vec<String>,
     seed: u64,
 }
@@ -103,11 +108,17 @@ pub fn run(args: &ReplayArgs, globals: &Globals) -> Result<ExitCode, Error> {
         });
     }
     let sysctls = args.set.sysctls()?;
+    let rules = args
+        .rules
+        .as_deref()
+        .map(load_rules)
+        .transpose()?
+        .unwrap_or_default();
     let seed = globals.seed.unwrap_or(DEFAULT_SEED);
     let files = args.files.iter().map(|file| Capture::open(file));
     let captures = files.collect::<Result<Vec<_>, _>>()?;
 
-    let engine = replay::engine(sysctls, Ruleset::default(), seed).map_err(settings_error)?;
+    let engine = replay::engine(sysctls, rules.ruleset, seed).map_err(settings_error)?;
     let gateway = args
         .gateway
         .map_or_else(Gateway::default, Gateway::with_mac);
@@ -137,7 +148,7 @@ pub fn run(args: &ReplayArgs, globals: &Globals) -> Result<ExitCode, Error> {
     };
     outcome.print(args, globals, seed, told)?;
     if !globals.quiet {
-        outcome.notes();
+        outcome.notes(&rules.notes);
     }
     let Some(last) = errors.pop() else {
         return Ok(ExitCode::SUCCESS);
@@ -156,6 +167,17 @@ fn settings_error(error: clashtrack_engine::engine::EngineError) -> Error {
         problem: error.to_string(),
         remedy: "leave nf_conntrack_max at what the machine's memory can hold".to_owned(),
     }
+}
+
+fn load_rules(path: &Path) -> Result<ParsedRules, Error> {
+    let text = std::fs::read_to_string(path).map_err(|source| Error::File {
+        action: "read",
+        path: path.to_owned(),
+        source,
+    })?;
+    let mut builder = RulesetBuilder::new();
+    builder.save_file(&text, &path.display().to_string())?;
+    Ok(builder.finish()?)
 }
 
 /// Where events go: printed at once, or kept for the JSON object.
@@ -239,6 +261,7 @@ impl Outcome {
                 .iter()
                 .map(|file| file.display().to_string())
                 .collect(),
+            rules: args.rules.as_ref().map(|file| file.display().to_string()),
             settings: args.set.set.clone(),
             seed,
         };
@@ -281,7 +304,7 @@ impl Outcome {
     }
 
     /// What a reader of the lists should know, on stderr.
-    fn notes(&self) {
+    fn notes(&self, of_rules: &[String]) {
         let tally = &self.tally;
         let shown = self.connections.len();
         let mut lines = vec![format!("{shown} flow entries have been shown.")];
@@ -317,7 +340,7 @@ impl Outcome {
             "packets older than the one before them: taken at its time",
         );
         let mut stderr = io::stderr().lock();
-        for line in lines {
+        for line in of_rules.iter().chain(&lines) {
             // Notes, not results: whoever cannot read them misses nothing.
             let _ = writeln!(stderr, "clashtrack: {line}");
         }

@@ -38,7 +38,7 @@ pub fn state_name(protocol: Protocol, state: u8) -> Option<&'static str> {
         "HEARTBEAT_SENT",
     ];
     match protocol {
-        Protocol::TCP => Some(TcpConntrackState::of(state).name()),
+        Protocol::TCP => Some(TcpConntrackState::from_number(state).name()),
         Protocol::SCTP => SCTP.get(usize::from(state)).copied(),
         _ => None,
     }
