@@ -184,6 +184,8 @@ fn load_rules(path: &Path) -> Result<ParsedRules, Error> {
 struct Told {
     lines: Option<BufWriter<io::StdoutLock<'static>>>,
     kept: Option<Vec<Event>>,
+    /// Somebody is watching, perhaps a capture that goes on.
+    at_once: bool,
 }
 
 impl Told {
@@ -191,6 +193,7 @@ impl Told {
         Told {
             lines: (wanted && !globals.json).then(|| BufWriter::new(io::stdout().lock())),
             kept: globals.json.then(Vec::new),
+            at_once: io::stdout().is_terminal(),
         }
     }
 
@@ -198,6 +201,9 @@ impl Told {
         if let Some(out) = &mut self.lines {
             for line in events.iter().filter_map(event_line) {
                 writeln!(out, "{line}").map_err(Error::Output)?;
+                if self.at_once {
+                    out.flush().map_err(Error::Output)?;
+                }
             }
         }
         if let Some(kept) = &mut self.kept {

@@ -6,7 +6,8 @@ use std::io::Read;
 
 use crate::capture::{Capture, CaptureError, Record};
 
-/// Captures being read side by side. One record of each is held.
+/// Captures being read side by side. At most one record of each is held, and none is read
+/// before it is asked for: a live capture is followed without delay.
 #[derive(Debug)]
 pub struct Merge<R> {
     sources: Vec<Source<R>>,
@@ -20,18 +21,20 @@ struct Source<R> {
 }
 
 impl<R: Read> Merge<R> {
-    /// Reads the first record of each.
+    /// Captures whose records are still to be read.
     #[must_use]
     pub fn new(captures: Vec<Capture<R>>) -> Merge<R> {
-        let mut merge = Merge {
-            sources: Vec::new(),
+        let sources = captures
+            .into_iter()
+            .map(|capture| Source {
+                capture,
+                next: None,
+            })
+            .collect();
+        Merge {
+            sources,
             errors: Vec::new(),
-        };
-        for mut capture in captures {
-            let next = read(&mut capture, &mut merge.errors);
-            merge.sources.push(Source { capture, next });
         }
-        merge
     }
 
     /// Bytes read so far, of all.
@@ -55,25 +58,20 @@ impl<R: Read> Iterator for Merge<R> {
 
     /// The earliest record; of equal ones that of the capture that was named first.
     fn next(&mut self) -> Option<Record> {
+        for source in self.sources.iter_mut().filter(|s| s.next.is_none()) {
+            match source.capture.next() {
+                Some(Ok(record)) => source.next = Some(record),
+                Some(Err(error)) => self.errors.push(error),
+                None => {}
+            }
+        }
         let time = |source: &Source<R>| source.next.as_ref().map(|record| record.timestamp_ns);
-        let earliest = self
-            .sources
+        self.sources
             .iter_mut()
             .filter(|source| source.next.is_some())
-            .min_by_key(|source| time(source))?;
-        let record = earliest.next.take();
-        earliest.next = read(&mut earliest.capture, &mut self.errors);
-        record
-    }
-}
-
-fn read<R: Read>(capture: &mut Capture<R>, errors: &mut Vec<CaptureError>) -> Option<Record> {
-    match capture.next()? {
-        Ok(record) => Some(record),
-        Err(error) => {
-            errors.push(error);
-            None
-        }
+            .min_by_key(|source| time(source))?
+            .next
+            .take()
     }
 }
 
