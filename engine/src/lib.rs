@@ -3,6 +3,7 @@ pub mod addr;
 pub mod config;
 pub mod engine;
 pub mod event;
+pub mod expire;
 pub mod hook;
 pub mod host;
 pub mod nat;
