@@ -4,9 +4,10 @@
 use bitflags::bitflags;
 
 use crate::status::Status;
-use crate::table::slab::EntryId;
+use crate::table::key::FlowKey;
+use crate::table::slab::{EntryId, Slab, Traffic};
 use crate::time::Nanos;
-use crate::tuple::{Direction, Tuple};
+use crate::tuple::{Direction, Protocol, Tuple};
 use crate::zone::Zone;
 
 bitflags! {
@@ -48,13 +49,37 @@ pub struct Snapshot {
     pub status: Status,
     /// What is left of its time.
     pub remaining: Nanos,
-    /// State of a protocol that has states: TCP's number.
+    /// State of a protocol that has states (TCP's number); 0 for the others.
     pub state: u8,
     /// Packets and bytes of both directions, where they are counted.
     pub traffic: Option<[(u64, u64); 2]>,
 }
 
 impl Snapshot {
+    /// The connection as it is now.
+    #[must_use]
+    pub fn of<K: FlowKey>(slab: &Slab<K>, id: EntryId, now: Nanos) -> Snapshot {
+        let entry = slab.entry(id);
+        let (original, reply) = (entry.key(Direction::Original), entry.key(Direction::Reply));
+        let totals = |direction| slab.traffic(id, direction).map(Traffic::totals);
+        Snapshot {
+            id,
+            original: original.tuple(),
+            reply: reply.tuple(),
+            zones: (original.zone(), reply.zone()),
+            status: entry.status(),
+            remaining: entry.remaining(now),
+            state: match original.tuple().protocol {
+                Protocol::TCP | Protocol::SCTP => slab.tracker(id).public_state(),
+                // The cell may show the state of an earlier life of its place.
+                _ => 0,
+            },
+            traffic: totals(Direction::Original)
+                .zip(totals(Direction::Reply))
+                .map(|(o, r)| [o, r]),
+        }
+    }
+
     /// The zone in which both ids are, if there is one.
     #[must_use]
     pub fn zone(&self) -> Zone {

@@ -1,6 +1,9 @@
 //! x
 pub mod addr;
+pub mod clash;
 pub mod config;
+pub mod confirm;
+pub mod conntrack;
 pub mod engine;
 pub mod event;
 pub mod expire;
@@ -8,6 +11,7 @@ pub mod hook;
 pub mod host;
 pub mod nat;
 pub mod packet;
+pub mod path;
 pub mod proto;
 pub mod random;
 pub mod rules;

@@ -1,30 +1,23 @@
 //! A worker on a reference table, and first packets for it: what the tests of NAT need of
 //! tracking and confirm, in its plainest form.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize};
-
 use etherparse::PacketBuilder;
 
-use super::by_source::BySource;
 use super::hook::NatAt;
 use super::taken::set_tcp_view;
 use crate::addr::Addr;
 use crate::config::Sysctls;
-use crate::engine::{Engine, Worker};
-use crate::event::EventMask;
+use crate::engine::{Engine, EngineConfig, Worker};
 use crate::hook::HookPoint;
 use crate::host::{Device, DeviceIndex, Host, LOOPBACK};
 use crate::packet::ipv4::Ipv4Header;
 use crate::packet::{Origin, Packet, Verdict};
-use crate::random::WorkerRng;
 use crate::rules::{Chain, NatPorts, NatRule, NatTarget, NatTo, Network, RuleMatch, Ruleset};
-use crate::stats::WorkerCounters;
 use crate::status::{CtInfo, Status};
-use crate::table::hash::HashKey;
 use crate::table::key::{FlowKey, KeyV4};
 use crate::table::mutex::MutexTable;
 use crate::table::slab::{Entry, EntryId};
-use crate::table::{Clash, ClashPolicy, ClashStep, Confirmed, FlowTable, TableConfig};
+use crate::table::{Clash, ClashPolicy, ClashStep, Confirmed, FlowTable};
 use crate::time::{Nanos, SECOND};
 use crate::tuple::{Direction, Protocol, Tuple};
 use crate::zone::Zone;
@@ -47,27 +40,22 @@ pub(super) fn engine(rules: Ruleset) -> TestEngine {
             .map(|a| Network::v4((*a).into(), 24))
             .collect(),
     };
-    let hash_key = HashKey(1, 2);
-    Engine {
-        table: MutexTable::new(&TableConfig::new(1 << 11, hash_key)),
-        sysctls: Sysctls::default(),
-        host: Host {
-            devices: vec![
-                device(LOOPBACK, "lo", &[[127, 0, 0, 1]]),
-                device(LAN, "lan", &[[10, 0, 0, 1]]),
-                device(WAN, "wan", &[GATEWAY]),
-            ],
-            default_route: Some(WAN),
-            forwards_everything: false,
-        },
-        rules,
-        by_source: BySource::new(1024, hash_key),
-        count: AtomicUsize::new(0).into(),
-        early_drop_wanted: AtomicBool::new(false),
-        counters: vec![WorkerCounters::default().into()].into(),
-        seed: 1,
-        events: EventMask::empty(),
-    }
+    let sysctls = Sysctls {
+        max: 1 << 11,
+        ..Sysctls::default()
+    };
+    let mut config = EngineConfig::new(sysctls, 1);
+    config.host = Host {
+        devices: vec![
+            device(LOOPBACK, "lo", &[[127, 0, 0, 1]]),
+            device(LAN, "lan", &[[10, 0, 0, 1]]),
+            device(WAN, "wan", &[GATEWAY]),
+        ],
+        default_route: Some(WAN),
+        forwards_everything: false,
+    };
+    config.rules = rules;
+    Engine::new(config).unwrap()
 }
 
 /// One rule for all packets of a place.
@@ -195,13 +183,7 @@ pub(super) struct Lab<'e> {
 impl<'e> Lab<'e> {
     pub(super) fn new(engine: &'e TestEngine) -> Lab<'e> {
         Lab {
-            worker: Worker {
-                engine,
-                table: engine.table.worker(),
-                rng: WorkerRng::new(7, 0),
-                counters: &engine.counters[0],
-                events: Vec::new(),
-            },
+            worker: engine.worker().unwrap(),
             now: SECOND,
             zone: Zone::DEFAULT,
             tcp_end: 2,
@@ -279,7 +261,12 @@ impl<'e> Lab<'e> {
         let table = &self.worker.engine.table;
         // No random bits: the chains are short here.
         let outcome = table.confirm(&mut self.worker.table, id, self.now, 0, &mut DropLosers);
-        outcome == Confirmed::Inserted
+        let inserted = outcome == Confirmed::Inserted;
+        if inserted {
+            // The packet lets go; the table's own reference stays.
+            self.worker.put(id);
+        }
+        inserted
     }
 
     /// A first packet, sent by this host, through both hooks and confirm.

@@ -14,9 +14,10 @@
 
 use crate::config::KernelVersion;
 use crate::engine::Worker;
+use crate::proto::tcp::{TcpConntrackState, nat_view};
 use crate::status::Status;
 use crate::table::key::{FlowKey, KeyV4};
-use crate::table::slab::{EntryId, Slab, TrackerCell};
+use crate::table::slab::{EntryId, Slab};
 use crate::table::{FlowTable, Hit};
 use crate::time::Nanos;
 use crate::tuple::{Direction, Protocol, Tuple};
@@ -30,6 +31,11 @@ pub(crate) struct Seeker {
 }
 
 impl Seeker {
+    /// Zone ids of its two directions.
+    fn zones(&self) -> (u16, u16) {
+        (self.original.zone(), self.reply.zone())
+    }
+
     pub(crate) fn of(slab: &Slab<KeyV4>, id: EntryId) -> Seeker {
         let entry = slab.entry(id);
         Seeker {
@@ -51,10 +57,6 @@ impl Seeker {
 /// The port search evicts only when this many attempts or fewer are left in its round
 /// (`NF_NAT_HARDER_THRESH`).
 pub(crate) const HARDER_ATTEMPTS: u32 = 32;
-
-/// TCP's state numbers that matter here (`enum tcp_conntrack`).
-const TCP_SYN_SENT: u8 = 1;
-const TCP_TIME_WAIT: u8 = 7;
 
 impl<T: FlowTable<KeyV4>> Worker<'_, T> {
     /// Does another flow's connection own the reply of `proposed`? Counts `found` if so.
@@ -98,8 +100,8 @@ impl<T: FlowTable<KeyV4>> Worker<'_, T> {
             return true;
         }
         let hit = self
-            .find_in_zone(seeker, proposed, now)
-            .or_else(|| self.find_in_zone(seeker, &proposed.invert()?, now));
+            .find_in_zones(proposed, seeker.zones(), now)
+            .or_else(|| self.find_in_zones(&proposed.invert()?, seeker.zones(), now));
         let Some(hit) = hit else {
             // It went away meanwhile.
             return false;
@@ -127,17 +129,17 @@ impl<T: FlowTable<KeyV4>> Worker<'_, T> {
         {
             return self.is_taken(seeker, proposed, now);
         }
-        let (our_state, our_end) = tcp_view(self.engine.table.slab().tracker(seeker.id));
-        if our_state != TCP_SYN_SENT {
+        let ours = nat_view(self.engine.table.slab().tracker(seeker.id));
+        if ours.state != TcpConntrackState::SynSent {
             return self.is_taken(seeker, proposed, now);
         }
         let found = proposed
             .invert()
-            .and_then(|reply| self.find_in_zone(seeker, &reply, now));
+            .and_then(|reply| self.find_in_zones(&reply, seeker.zones(), now));
         let Some(hit) = found else {
             return false;
         };
-        let evicted = self.may_evict(hit, our_end) && self.kill(hit.id, now);
+        let evicted = self.may_evict(hit, ours.original_end) && self.kill(hit.id, now);
         let offloaded = Status::OFFLOAD | Status::HW_OFFLOAD;
         let status = self.engine.table.slab().entry(hit.id).status();
         self.put(hit.id);
@@ -150,38 +152,19 @@ impl<T: FlowTable<KeyV4>> Worker<'_, T> {
     fn may_evict(&self, owner: Hit, our_end: u32) -> bool {
         let slab = self.engine.table.slab();
         let status = slab.entry(owner.id).status();
-        let (state, end) = tcp_view(slab.tracker(owner.id));
+        let theirs = nat_view(slab.tracker(owner.id));
         owner.direction == Direction::Reply
-            && state >= TCP_TIME_WAIT
+            && theirs.state.is_closing_for_nat()
             && !status.intersects(Status::FIXED_TIMEOUT | Status::DYING)
             && status.contains(Status::SRC_NAT)
-            && our_end.wrapping_sub(end).cast_signed() > 0
+            && our_end.wrapping_sub(theirs.original_end).cast_signed() > 0
     }
-
-    /// Looks a tuple up in the seeker's zone, by both ids of it; the hit is held
-    /// (`nf_conntrack_find_get`).
-    fn find_in_zone(&mut self, seeker: &Seeker, tuple: &Tuple, now: Nanos) -> Option<Hit> {
-        let (original, reply) = (seeker.original.zone(), seeker.reply.zone());
-        let table = &self.engine.table;
-        let hit = table.lookup(&mut self.table, &KeyV4::pack(tuple, original), now);
-        if hit.is_none() && original != reply {
-            return table.lookup(&mut self.table, &KeyV4::pack(tuple, reply), now);
-        }
-        hit
-    }
-}
-
-/// What NAT wants of a TCP connection: its state's number, and the end of the furthest segment
-/// that the original side has sent: the upper half of the tracker's first word.
-fn tcp_view(tracker: &TrackerCell) -> (u8, u32) {
-    let words = tracker.lock().load();
-    (tracker.public_state(), (words[0] >> 32) as u32)
 }
 
 /// Makes a tracker's memory that of a connection in a state, ended at `end`; the state's
 /// number stands at the top of the last word too.
 #[cfg(test)]
-pub(crate) fn set_tcp_view(tracker: &TrackerCell, state: u8, end: u32) {
+pub(crate) fn set_tcp_view(tracker: &crate::table::slab::TrackerCell, state: u8, end: u32) {
     let words = [u64::from(end) << 32, 0, 0, 0, 0, 0, u64::from(state) << 56];
     tracker.lock().store(words, state);
 }

@@ -4,6 +4,7 @@ pub mod checksum;
 pub mod crc32c;
 pub mod ipv4;
 
+use crate::event::Changes;
 use crate::host::DeviceIndex;
 use crate::status::CtInfo;
 use crate::table::slab::EntryId;
@@ -57,6 +58,8 @@ pub struct Mark {
     pub ctinfo: Option<CtInfo>,
     /// The zone that a rule put it into (its template).
     pub zone: Zone,
+    /// What this packet changed about its connection, told at confirm (the kernel's event cache).
+    pub changes: Changes,
 }
 
 impl Mark {

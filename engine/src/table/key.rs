@@ -39,7 +39,7 @@ pub trait FlowKey: Copy + Eq + Hash + fmt::Debug + Send + Sync + 'static {
 /// word 0 | src 32 | dst 32 |
 /// word 1 | src_key 16 | dst_key 16 | zone 16 | protocol 8 | 0 |
 /// ```
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct KeyV4 {
     words: [u64; 2],
 }

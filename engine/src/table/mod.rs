@@ -260,6 +260,10 @@ pub trait FlowTable<K: FlowKey>: Send + Sync {
 
     /// Puts a Pending entry into the table by both keys, or asks `policy` about the clash.
     ///
+    /// The caller goes on holding the entry: after [`Confirmed::Inserted`] and
+    /// [`Confirmed::ReplyOnly`] he gives it back with [`FlowTable::release`] as if he had looked it
+    /// up; after [`Confirmed::Merged`] he holds the winner instead; after [`Confirmed::Refused`] nothing.
+    ///
     /// `random` draws the chain limit of this insert. The deadline becomes absolute and
     /// [`Status::CONFIRMED`](crate::status::Status::CONFIRMED) is set by the table, in the step that makes the keys visible.
     fn confirm(

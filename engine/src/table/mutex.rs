@@ -112,6 +112,8 @@ impl<K: FlowKey> MutexTable<K> {
 
     fn publish(&self, chains: &mut Chains, id: EntryId, nodes: &[Direction]) {
         let entry = self.slab.entry(id);
+        // The table's own reference, beside the caller's.
+        self.slab.acquire_held(id);
         for &direction in nodes {
             chains[self.bucket(&entry.key(direction))].push_front(Node { id, direction });
         }

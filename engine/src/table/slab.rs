@@ -597,19 +597,23 @@ impl<K: FlowKey> Slab<K> {
     /// Walks all confirmed entries: one that is confirmed during the whole walk is met
     /// exactly once, in order of its place. Others may or may not be met.
     pub fn confirmed(&self) -> impl Iterator<Item = (EntryId, &Entry<K>)> + '_ {
-        self.entries
-            .iter()
-            .enumerate()
-            .filter_map(|(index, entry)| {
-                let state = entry.state();
-                (state.life == Life::Confirmed).then_some((
-                    EntryId {
-                        index: index as u32,
-                        generation: state.generation,
-                    },
-                    entry,
-                ))
-            })
+        self.confirmed_in(0..self.capacity())
+    }
+
+    /// [`Slab::confirmed`] of some places; what lies beyond the slab is left out.
+    pub fn confirmed_in(
+        &self,
+        places: std::ops::Range<usize>,
+    ) -> impl Iterator<Item = (EntryId, &Entry<K>)> + '_ {
+        let end = places.end.min(self.capacity());
+        (places.start.min(end)..end).filter_map(|index| {
+            let entry = &self.entries[index];
+            let EntryState {
+                generation, life, ..
+            } = entry.state();
+            let index = index as u32;
+            (life == Life::Confirmed).then_some((EntryId { index, generation }, entry))
+        })
     }
 }
 
