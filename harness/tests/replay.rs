@@ -342,6 +342,9 @@ fn settings_change_what_is_tracked_and_a_wrong_name_is_answered_with_the_right_o
     let refused = replay(&["--set", "tcp_lose=0"], &capture);
     assert_eq!(refused.status.code(), Some(2));
     assert!(text(&refused.stderr).contains("did you mean tcp_loose"));
+    let refused = replay(&["--set", "nf_conntrack_max=99999999999"], &capture);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(text(&refused.stderr).contains("16777216 at most"));
 }
 
 mod made {

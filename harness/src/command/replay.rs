@@ -44,6 +44,8 @@ Examples:
 
 /// Records between two looks at the progress bar.
 const PROGRESS_STEP: u64 = 4096;
+/// `nf_conntrack_max` at most: the table's memory, some 128 bytes an entry, is taken at the start.
+const ENTRIES_MAX: usize = 1 << 24;
 /// Seed where the user gives none. Replays draw for NAT rules and chain limits only.
 const DEFAULT_SEED: u64 = 1;
 
@@ -108,6 +110,16 @@ pub fn run(args: &ReplayArgs, globals: &Globals) -> Result<ExitCode, Error> {
         });
     }
     let sysctls = args.set.sysctls()?;
+    if sysctls.max > ENTRIES_MAX {
+        return Err(Error::Argument {
+            flag: "--set",
+            problem: format!(
+                "nf_conntrack_max={} needs more memory than a replay takes",
+                sysctls.max
+            ),
+            remedy: format!("set it to {ENTRIES_MAX} at most"),
+        });
+    }
     let rules = args
         .rules
         .as_deref()
