@@ -133,6 +133,11 @@ impl<T: FlowTable<KeyV4>> Worker<'_, T> {
 
     fn tell_changes(&mut self, packet: &mut Packet<'_>, id: EntryId, now: Nanos) {
         let changes = std::mem::take(&mut packet.mark.changes);
+        let entry = self.engine.table.slab().entry(id);
+        if entry.status().contains(Status::DYING) {
+            // Its end has been told (a reset that answered the first SYN); nothing comes after that.
+            return;
+        }
         if !changes.is_empty() && self.engine.events.contains(EventMask::CONNTRACK) {
             let snapshot = Snapshot::of(self.engine.table.slab(), id, now);
             self.tell(Event::Update(now, snapshot, changes));

@@ -14,6 +14,7 @@ Examples:
   clashtrack --seed 7 --json
   clashtrack run clash-nat --table striped,dashmap
   clashtrack hooks --format markdown
+  clashtrack replay capture.pcap
 
 Exit codes:
   0    done, or whoever read the output closed it
@@ -80,6 +81,8 @@ pub enum Command {
     List(command::list::ListArgs),
     /// Print a man page, or write all of them into a folder
     Man(command::man::ManArgs),
+    /// Feed a capture through the tracker and print the connections it ends with
+    Replay(command::replay::ReplayArgs),
     /// Race workloads on tables, and print what became of the losers and at what rate
     Run(command::run::RunArgs),
 }
@@ -91,6 +94,7 @@ impl Command {
             Command::Hooks(args) => command::hooks::run(args, globals),
             Command::List(args) => command::list::run(args, globals),
             Command::Man(args) => command::man::run(args, globals),
+            Command::Replay(args) => command::replay::run(args, globals),
             Command::Run(args) => command::run::run(args, globals),
         }
     }

@@ -54,6 +54,10 @@ pub enum Error {
         remedy: String,
     },
 
+    /// A rule that is not understood or cannot be honoured; it shows the word itself.
+    #[error(transparent)]
+    Rule(#[from] crate::rules::RuleError),
+
     /// This machine cannot do it.
     #[error("{problem}; {remedy}")]
     Environment {

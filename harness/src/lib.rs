@@ -2,15 +2,19 @@
 //!
 //! The engine is in [`clashtrack_engine`]; here is what drives it: the command line
 //! ([`cli`], [`command`]), tables to compare with ([`peer`]), what is measured ([`workload`]),
-//! and how results are printed ([`report`]).
+//! how captures are read ([`capture`]) and replayed ([`replay`]), how rules are read
+//! ([`rules`]), and how results are printed ([`report`]).
 
 #![forbid(unsafe_code)]
 
+pub mod capture;
 pub mod cli;
 pub mod command;
 pub mod error;
 pub mod interrupt;
 pub mod load;
 pub mod peer;
+pub mod replay;
 pub mod report;
+pub mod rules;
 pub mod workload;

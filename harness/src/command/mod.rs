@@ -9,7 +9,9 @@ pub mod completions;
 pub mod hooks;
 pub mod list;
 pub mod man;
+pub mod replay;
 pub mod run;
+pub mod set;
 pub mod values;
 
 use std::io::IsTerminal;
