@@ -1,1 +1,3 @@
 //! The `clashtrack` suite.
+
+pub mod rules;
