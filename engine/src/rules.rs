@@ -139,9 +139,10 @@ pub struct RuleMatch {
     pub dst_ports: Option<Not<Vec<RangeInclusive<u16>>>>,
     /// `multiport --ports`: either port is in a range.
     pub either_port: Option<Not<Vec<RangeInclusive<u16>>>>,
-    /// `-i`: never matches where there is no input device.
+    /// `-i`: where there is no input device, no name matches, and so a negated one holds
+    /// (`! -i docker0` is true at OUTPUT, as in `ip_packet_match`).
     pub in_device: Option<Not<DevicePattern>>,
-    /// `-o`: never matches where there is no output device.
+    /// `-o`: likewise where there is no output device.
     pub out_device: Option<Not<DevicePattern>>,
     /// `--icmp-type`: type, and codes of it.
     pub icmp: Option<Not<(u8, RangeInclusive<u8>)>>,

@@ -182,6 +182,15 @@ impl Chains {
         if let Target::Jump(name) | Target::Goto(name) = &rule.target {
             self.check_jump(name, &target_span)?;
         }
+        let pairs = list_length(rule.matches.src.as_ref())
+            .saturating_mul(list_length(rule.matches.dst.as_ref()));
+        if pairs > NETWORK_PAIRS_MAX {
+            return Err(Fault::at(
+                &chain_span,
+                format!("the lists of networks make {pairs} rules, more than {NETWORK_PAIRS_MAX}"),
+            )
+            .help("write wider networks, or several rules"));
+        }
         let origin = Arc::new(Origin {
             text: text.to_owned(),
             place: place.clone(),
@@ -443,6 +452,9 @@ impl Chains {
     }
 }
 
+/// Most rules that one rule with lists of networks becomes.
+const NETWORK_PAIRS_MAX: usize = 4096;
+
 /// How far the walk of [`Chains::check_from`] is with a chain.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Mark {
@@ -464,6 +476,10 @@ fn one_network_each(rule: Rule) -> impl Iterator<Item = Rule> {
             rule
         })
     })
+}
+
+fn list_length<T>(condition: Option<&Not<Vec<T>>>) -> usize {
+    condition.map_or(1, |condition| condition.value.len())
 }
 
 fn one_each<T: Clone>(condition: Option<&Not<Vec<T>>>) -> Vec<Option<Not<Vec<T>>>> {
@@ -494,14 +510,22 @@ fn engine_match(matches: &RuleMatch) -> RuleMatch {
 }
 
 /// The raw list serves both hooks. A packet at PREROUTING has an input device and no output
-/// device, one at OUTPUT the other way round.
+/// device, one at OUTPUT the other way round; a rule that asks for "not this device" leaves
+/// the other side to tell them apart.
 fn only_at(mut matches: RuleMatch, hook: HookPoint) -> RuleMatch {
-    let device = match hook {
-        HookPoint::PreRouting => &mut matches.in_device,
-        _ => &mut matches.out_device,
+    let (own, other) = match hook {
+        HookPoint::PreRouting => (&mut matches.in_device, &mut matches.out_device),
+        _ => (&mut matches.out_device, &mut matches.in_device),
     };
-    if device.is_none() {
-        *device = Some(Not::is(any_device()));
+    match own {
+        None => *own = Some(Not::is(any_device())),
+        Some(device) if device.negated => {
+            *other = Some(Not {
+                negated: true,
+                value: any_device(),
+            });
+        }
+        Some(_) => {}
     }
     matches
 }
