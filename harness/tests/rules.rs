@@ -7,7 +7,9 @@ use clashtrack::rules::{
 };
 use clashtrack_engine::addr::Addr;
 use clashtrack_engine::nat::range::NatFlags;
-use clashtrack_engine::rules::{NatPorts, NatRule, NatTarget, NatTo, Network, Not, RawTarget};
+use clashtrack_engine::rules::{
+    DevicePattern, NatPorts, NatRule, NatTarget, NatTo, Network, Not, RawTarget,
+};
 use clashtrack_engine::tuple::Protocol;
 use clashtrack_engine::zone::{Zone, ZoneDirections};
 
@@ -357,31 +359,30 @@ fn raw_rules_keep_to_their_hooks() {
         "-t raw -A OUTPUT -p udp -j ACCEPT",
         "-t raw -A OUTPUT ! -o eth0 -j CT --notrack",
     ]);
-    // (target, input device, output device), true for a condition, false for its negation.
-    let seen: Vec<_> = rules
-        .ruleset
-        .raw
-        .iter()
-        .map(|rule| {
-            let side = |device: &Option<Not<_>>| device.as_ref().map(|d| !d.negated);
-            (
-                rule.target,
-                side(&rule.matches.in_device),
-                side(&rule.matches.out_device),
-            )
-        })
-        .collect();
+    // A packet that was received has no output device (its name is empty), one that is sent
+    // no input device.
     let zone = |id, directions| RawTarget::Zone(Zone { id, directions });
-    assert_eq!(
-        seen,
-        [
-            (RawTarget::NoTrack, Some(true), None),
-            (zone(7, ZoneDirections::Both), Some(false), Some(false)),
-            (zone(16, ZoneDirections::Reply), None, Some(true)),
-            (zone(0, ZoneDirections::Both), None, Some(true)),
-            (RawTarget::NoTrack, Some(false), Some(false)),
-        ]
-    );
+    let expected = [
+        (RawTarget::NoTrack, "eth1", ""),
+        (zone(7, ZoneDirections::Both), "eth1", ""),
+        (zone(16, ZoneDirections::Reply), "", "eth1"),
+        (zone(0, ZoneDirections::Both), "", "eth1"),
+        (RawTarget::NoTrack, "", "eth1"),
+    ];
+    assert_eq!(rules.ruleset.raw.len(), expected.len());
+    for (rule, (target, in_device, out_device)) in rules.ruleset.raw.iter().zip(expected) {
+        let holds = |condition: &Option<Not<DevicePattern>>, device: &str| {
+            condition
+                .as_ref()
+                .is_none_or(|c| c.holds(|pattern| pattern.matches(device)))
+        };
+        let at = |input, output| {
+            holds(&rule.matches.in_device, input) && holds(&rule.matches.out_device, output)
+        };
+        assert_eq!(rule.target, target);
+        assert!(at(in_device, out_device), "{rule:?}");
+        assert!(!at(out_device, in_device), "the other hook: {rule:?}");
+    }
 }
 
 #[test]
@@ -521,9 +522,8 @@ fn commands_and_files_add_to_each_other() {
     );
 }
 
-#[test]
-fn a_long_row_of_chains_is_walked_without_a_deep_stack() {
-    let count = 50_000;
+/// `count` chains, each jumping to the next.
+fn row_of_chains(count: usize) -> String {
     let mut text = String::from("*nat\n");
     for i in 0..count {
         text.push_str(&format!(":c{i} - [0:0]\n"));
@@ -533,5 +533,31 @@ fn a_long_row_of_chains_is_walked_without_a_deep_stack() {
         text.push_str(&format!("-A c{} -j c{i}\n", i - 1));
     }
     text.push_str("COMMIT\n");
-    assert_eq!(load_file(&text).ruleset.chains.len(), count + 4);
+    text
+}
+
+#[test]
+fn jumps_may_not_lead_so_deep_that_a_packets_walk_runs_out_of_stack() {
+    assert_eq!(load_file(&row_of_chains(255)).ruleset.chains.len(), 259);
+    for count in [256, 50_000] {
+        let error = RulesetBuilder::new()
+            .save_file(&row_of_chains(count), "rules.txt")
+            .unwrap_err();
+        assert!(error.message.contains("256 chains deep"), "{error}");
+    }
+
+    // Each jump by itself is a short way, seen from the base chain.
+    let late = "*nat\n".to_owned()
+        + &row_of_chains(200)
+            .replace("*nat\n", "")
+            .replace("COMMIT\n", "")
+        + &row_of_chains(100)
+            .replace("*nat\n", "")
+            .replace("COMMIT\n", "")
+            .replace('c', "d")
+        + "-A d99 -j c0\nCOMMIT\n";
+    let error = RulesetBuilder::new()
+        .save_file(&late, "rules.txt")
+        .unwrap_err();
+    assert_eq!(error.text, "-A d99 -j c0");
 }

@@ -19,6 +19,7 @@ mod chains;
 mod conditions;
 mod error;
 mod fit;
+mod lower;
 mod names;
 mod options;
 mod parse;
