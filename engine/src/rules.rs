@@ -16,7 +16,7 @@ use crate::zone::Zone;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ruleset {
     /// The raw table's `PREROUTING` and `OUTPUT` rules (priority −300): one list for both,
-    /// told apart by [`RuleMatch::in_device`] where needed.
+    /// told apart by the device that a packet there does not have.
     pub raw: Vec<RawRule>,
     /// NAT chain of `PRE_ROUTING` (destination).
     pub prerouting: Option<ChainIndex>,
@@ -139,9 +139,10 @@ pub struct RuleMatch {
     pub dst_ports: Option<Not<Vec<RangeInclusive<u16>>>>,
     /// `multiport --ports`: either port is in a range.
     pub either_port: Option<Not<Vec<RangeInclusive<u16>>>>,
-    /// `-i`: never matches where there is no input device.
+    /// `-i`. Where there is no input device its name is the empty one, as in
+    /// `ip_packet_match`: `! -i docker0` holds at OUTPUT, and so does an empty name.
     pub in_device: Option<Not<DevicePattern>>,
-    /// `-o`: never matches where there is no output device.
+    /// `-o`. Where there is no output device its name is the empty one.
     pub out_device: Option<Not<DevicePattern>>,
     /// `--icmp-type`: type, and codes of it.
     pub icmp: Option<Not<(u8, RangeInclusive<u8>)>>,

@@ -1,14 +1,11 @@
-//! Tables with their chains, the checks that need all rules, and the way into the engine.
+//! Tables with their chains, and the checks that need all rules.
 
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
 use clashtrack_engine::hook::HookPoint;
-use clashtrack_engine::rules::{
-    Chain, DevicePattern, NatRule, NatTarget, Not, RawRule, RawTarget, RuleMatch, Ruleset,
-};
-use clashtrack_engine::zone::Zone;
+use clashtrack_engine::rules::{Not, RuleMatch, Ruleset};
 
 use super::error::{Fault, Place, RuleError};
 use super::parse::Parsed;
@@ -23,25 +20,25 @@ pub(super) struct Tables {
 
 /// A table's chains. The base chains come first.
 #[derive(Debug)]
-struct Chains {
-    table: Table,
+pub(super) struct Chains {
+    pub(super) table: Table,
     /// A command or file has named the table, so its hooks exist.
-    used: bool,
-    list: Vec<NamedChain>,
+    pub(super) used: bool,
+    pub(super) list: Vec<NamedChain>,
     by_name: HashMap<String, usize>,
 }
 
 #[derive(Debug)]
-struct NamedChain {
-    name: String,
-    hook: Option<HookPoint>,
-    rules: Vec<Placed>,
+pub(super) struct NamedChain {
+    pub(super) name: String,
+    pub(super) hook: Option<HookPoint>,
+    pub(super) rules: Vec<Placed>,
 }
 
 /// A rule and where it came from.
 #[derive(Debug, Clone)]
-struct Placed {
-    rule: Rule,
+pub(super) struct Placed {
+    pub(super) rule: Rule,
     origin: Arc<Origin>,
 }
 
@@ -53,7 +50,7 @@ struct Origin {
 }
 
 impl Placed {
-    fn error(&self, message: String, help: &str) -> RuleError {
+    pub(super) fn error(&self, message: String, help: &str) -> RuleError {
         Fault::at(&self.origin.target, message)
             .help(help)
             .in_text(&self.origin.text, self.origin.place.clone())
@@ -182,6 +179,15 @@ impl Chains {
         if let Target::Jump(name) | Target::Goto(name) = &rule.target {
             self.check_jump(name, &target_span)?;
         }
+        let pairs = list_length(rule.matches.src.as_ref())
+            .saturating_mul(list_length(rule.matches.dst.as_ref()));
+        if pairs > NETWORK_PAIRS_MAX {
+            return Err(Fault::at(
+                &chain_span,
+                format!("the lists of networks make {pairs} rules, more than {NETWORK_PAIRS_MAX}"),
+            )
+            .help("write wider networks, or several rules"));
+        }
         let origin = Arc::new(Origin {
             text: text.to_owned(),
             place: place.clone(),
@@ -255,45 +261,60 @@ impl Chains {
 
     fn check_from(&self, base: usize, hook: HookPoint) -> Result<(), RuleError> {
         let mut mark = vec![Mark::New; self.list.len()];
-        let mut path = vec![(base, 0)];
+        let mut path = vec![Step::into(base)];
         mark[base] = Mark::OnPath;
-        while let Some((chain, next)) = path.last_mut() {
-            let rules = &self.list[*chain].rules;
-            let Some(placed) = rules.get(*next) else {
-                mark[*chain] = Mark::Done;
+        while let Some(step) = path.last_mut() {
+            let chain = step.chain;
+            let rules = &self.list[chain].rules;
+            let Some(placed) = rules.get(step.next) else {
+                let height = step.height;
+                mark[chain] = Mark::Done { height };
                 path.pop();
+                if let Some(caller) = path.last_mut() {
+                    caller.height = caller.height.max(height + 1);
+                }
                 continue;
             };
-            *next += 1;
-            let rule = &placed.rule;
-            if rule.matches == RuleMatch::default()
-                && matches!(rule.target, Target::Accept | Target::Return)
+            step.next += 1;
+            let target = &placed.rule.target;
+            if placed.rule.matches == RuleMatch::default()
+                && matches!(target, Target::Accept | Target::Return)
             {
                 // No packet comes past it: the kernel does not look further, either.
-                *next = rules.len();
+                step.next = rules.len();
             }
-            self.check_hook(placed, *chain, base, hook)?;
-            let Some(to) = self.jump(&rule.target) else {
+            self.check_hook(placed, chain, base, hook)?;
+            let Some(to) = self.jump(target) else {
                 continue;
             };
-            match mark[to] {
-                Mark::Done => {}
-                Mark::New => {
-                    mark[to] = Mark::OnPath;
-                    path.push((to, 0));
-                }
-                Mark::OnPath => {
-                    return Err(placed.error(
-                        format!(
-                            "the jump from `{}` to `{}` closes a circle",
-                            self.list[*chain].name, self.list[to].name
-                        ),
-                        "remove one of the jumps that lead from the chain back to itself",
-                    ));
-                }
+            let height = match mark[to] {
+                Mark::New => 1,
+                Mark::Done { height } => height,
+                Mark::OnPath => return Err(self.circle(placed, chain, to)),
+            };
+            step.height = step.height.max(height + 1);
+            if path.len() + height > DEPTH_MAX {
+                return Err(placed.error(
+                    format!("jumps lead more than {DEPTH_MAX} chains deep"),
+                    "let the rules jump in fewer steps",
+                ));
+            }
+            if mark[to] == Mark::New {
+                mark[to] = Mark::OnPath;
+                path.push(Step::into(to));
             }
         }
         Ok(())
+    }
+
+    fn circle(&self, placed: &Placed, from: usize, to: usize) -> RuleError {
+        placed.error(
+            format!(
+                "the jump from `{}` to `{}` closes a circle",
+                self.list[from].name, self.list[to].name
+            ),
+            "remove one of the jumps that lead from the chain back to itself",
+        )
     }
 
     fn check_hook(
@@ -321,134 +342,50 @@ impl Chains {
     }
 
     /// Where a target leads.
-    fn jump(&self, target: &Target) -> Option<usize> {
+    pub(super) fn jump(&self, target: &Target) -> Option<usize> {
         match target {
             Target::Jump(name) | Target::Goto(name) => self.by_name.get(name).copied(),
             _ => None,
         }
     }
-
-    fn into_nat_chains(self) -> Ruleset {
-        let mut ruleset = Ruleset {
-            nat_hooks: self.used,
-            ..Ruleset::default()
-        };
-        for (index, chain) in self.list.iter().enumerate() {
-            let rules: Vec<NatRule> = chain
-                .rules
-                .iter()
-                .filter_map(|placed| self.nat_rule(&placed.rule))
-                .collect();
-            if !rules.is_empty() {
-                match chain.hook {
-                    Some(HookPoint::PreRouting) => ruleset.prerouting = Some(index),
-                    Some(HookPoint::LocalIn) => ruleset.input = Some(index),
-                    Some(HookPoint::LocalOut) => ruleset.output = Some(index),
-                    Some(HookPoint::PostRouting) => ruleset.postrouting = Some(index),
-                    Some(HookPoint::Forward) | None => {}
-                }
-            }
-            if self.used {
-                ruleset.chains.push(Chain {
-                    name: chain.name.clone(),
-                    rules,
-                    policy_drop: false,
-                });
-            }
-        }
-        ruleset
-    }
-
-    /// A rule for the engine; `None` for one that has no effect: the walk would go on.
-    fn nat_rule(&self, rule: &Rule) -> Option<NatRule> {
-        let target = match &rule.target {
-            Target::None | Target::Log { .. } => return None,
-            // Refused when they were read: they belong to the raw table.
-            Target::NoTrack | Target::Zone(_) => return None,
-            Target::Accept => NatTarget::Accept,
-            Target::Return => NatTarget::Return,
-            Target::Snat(to) => NatTarget::Snat(to.clone()),
-            Target::Dnat(to) => NatTarget::Dnat(to.clone()),
-            Target::Masquerade(ports) => NatTarget::Masquerade(ports.clone()),
-            Target::Redirect(ports) => NatTarget::Redirect(ports.clone()),
-            &Target::Netmap { to, prefix } => NatTarget::Netmap { to, prefix },
-            Target::Jump(_) => NatTarget::Jump(self.jump(&rule.target)?),
-            Target::Goto(_) => NatTarget::Goto(self.jump(&rule.target)?),
-        };
-        Some(NatRule {
-            matches: engine_match(&rule.matches),
-            target,
-        })
-    }
-
-    /// The engine has one flat list of raw rules, whose first match decides.
-    fn to_raw_rules(&self) -> Result<Vec<RawRule>, RuleError> {
-        let effective = self.effective_chains();
-        let mut list = Vec::new();
-        for chain in &self.list {
-            let Some(hook) = chain.hook else { continue };
-            for placed in &chain.rules {
-                let rule = &placed.rule;
-                let target = match &rule.target {
-                    Target::NoTrack => RawTarget::NoTrack,
-                    &Target::Zone(zone) => RawTarget::Zone(zone),
-                    // The walk ends, and the packet is as if there were no raw table.
-                    Target::Accept | Target::Return => RawTarget::Zone(Zone::DEFAULT),
-                    Target::Jump(_) | Target::Goto(_)
-                        if self.jump(&rule.target).is_some_and(|to| effective[to]) =>
-                    {
-                        return Err(placed.error(
-                            format!(
-                                "a jump in the raw table cannot be honoured: `{}` has rules",
-                                rule.target.name()
-                            ),
-                            "put the chain's rules into PREROUTING or OUTPUT themselves",
-                        ));
-                    }
-                    // What the chain does not decide is not decided here, either.
-                    Target::Goto(_) => RawTarget::Zone(Zone::DEFAULT),
-                    _ => continue,
-                };
-                list.push(RawRule {
-                    matches: only_at(engine_match(&rule.matches), hook),
-                    target,
-                });
-            }
-        }
-        Ok(list)
-    }
-
-    /// Which chains may decide something: by a rule of their own, or through a jump.
-    fn effective_chains(&self) -> Vec<bool> {
-        let mut effective = vec![false; self.list.len()];
-        loop {
-            let mut changed = false;
-            for (index, chain) in self.list.iter().enumerate() {
-                let decides = chain.rules.iter().any(|placed| match &placed.rule.target {
-                    Target::None | Target::Log { .. } | Target::Return => false,
-                    target @ (Target::Jump(_) | Target::Goto(_)) => {
-                        self.jump(target).is_some_and(|to| effective[to])
-                    }
-                    _ => true,
-                });
-                if decides && !effective[index] {
-                    effective[index] = true;
-                    changed = true;
-                }
-            }
-            if !changed {
-                return effective;
-            }
-        }
-    }
 }
+
+/// How many chains deep jumps may lead. The engine's walk goes as deep for each packet;
+/// nf_tables allows 16, ip_tables as many as there are.
+const DEPTH_MAX: usize = 256;
+
+/// Most rules that one rule with lists of networks becomes.
+const NETWORK_PAIRS_MAX: usize = 4096;
 
 /// How far the walk of [`Chains::check_from`] is with a chain.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Mark {
     New,
     OnPath,
-    Done,
+    /// All that it leads to is seen.
+    Done {
+        /// Chains on the longest way down from it, itself included.
+        height: usize,
+    },
+}
+
+/// A chain that the walk is in.
+struct Step {
+    chain: usize,
+    /// The rule that comes next.
+    next: usize,
+    /// As [`Mark::Done`] will have it.
+    height: usize,
+}
+
+impl Step {
+    fn into(chain: usize) -> Step {
+        Step {
+            chain,
+            next: 0,
+            height: 1,
+        }
+    }
 }
 
 /// One rule for each pair of a source and a destination network, as iptables makes them.
@@ -466,6 +403,10 @@ fn one_network_each(rule: Rule) -> impl Iterator<Item = Rule> {
     })
 }
 
+fn list_length<T>(condition: Option<&Not<Vec<T>>>) -> usize {
+    condition.map_or(1, |condition| condition.value.len())
+}
+
 fn one_each<T: Clone>(condition: Option<&Not<Vec<T>>>) -> Vec<Option<Not<Vec<T>>>> {
     let Some(condition) = condition else {
         return vec![None];
@@ -477,38 +418,4 @@ fn one_each<T: Clone>(condition: Option<&Not<Vec<T>>>) -> Vec<Option<Not<Vec<T>>
         })
     };
     condition.value.iter().map(alone).collect()
-}
-
-/// `-i +` is true of every packet, even of one without a device.
-fn engine_match(matches: &RuleMatch) -> RuleMatch {
-    let mut matches = matches.clone();
-    for device in [&mut matches.in_device, &mut matches.out_device] {
-        if device
-            .as_ref()
-            .is_some_and(|d| !d.negated && d.value == any_device())
-        {
-            *device = None;
-        }
-    }
-    matches
-}
-
-/// The raw list serves both hooks. A packet at PREROUTING has an input device and no output
-/// device, one at OUTPUT the other way round.
-fn only_at(mut matches: RuleMatch, hook: HookPoint) -> RuleMatch {
-    let device = match hook {
-        HookPoint::PreRouting => &mut matches.in_device,
-        _ => &mut matches.out_device,
-    };
-    if device.is_none() {
-        *device = Some(Not::is(any_device()));
-    }
-    matches
-}
-
-fn any_device() -> DevicePattern {
-    DevicePattern {
-        name: String::new(),
-        prefix: true,
-    }
 }

@@ -16,7 +16,10 @@
 //! `xtables` and of the kernel's `ip_tables.c` (`mark_source_chains`, `xt_check_target`).
 
 mod chains;
+mod conditions;
 mod error;
+mod fit;
+mod lower;
 mod names;
 mod options;
 mod parse;

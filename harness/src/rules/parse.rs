@@ -2,23 +2,18 @@
 
 use std::ops::Range;
 
-use clashtrack_engine::rules::{Not, RuleMatch};
+use clashtrack_engine::rules::RuleMatch;
 
 use super::error::Fault;
+use super::fit::check_chain_name;
 use super::options::{self, Found, Named, Opt, Owner, Spec, Takes};
-use super::rule::{Action, Command, Rule, Table};
-use super::target::{TargetDraft, target_name};
+use super::rule::{Command, Table};
+use super::target::TargetDraft;
 use super::values;
 use super::words::{self, Quoting, Word};
 
-/// Longest name of a chain (`XT_EXTENSION_MAXNAMELEN` − 1).
-const CHAIN_NAME_MAX: usize = 28;
-
-/// Longest comment (`XT_MAX_COMMENT_LEN` − 1), in bytes.
-const COMMENT_MAX: usize = 255;
-
 /// What may be asked of packets, for messages.
-const UNDERSTOOD: &str =
+pub(super) const UNDERSTOOD: &str =
     "rules may use -p -s -d -i -o, -m tcp|udp|icmp|sctp|udplite|multiport|addrtype|comment";
 
 /// A command with the places of the words that may yet prove wrong.
@@ -72,67 +67,50 @@ fn without_program(words: &[Word]) -> Result<usize, Fault> {
     }
 }
 
-/// A chain's name that could be written back.
-pub(super) fn check_chain_name(word: &Word) -> Result<(), Fault> {
-    let name = word.text.as_str();
-    let strange = |c: char| c.is_whitespace() || c.is_control() || matches!(c, '"' | '\'' | '\\');
-    let problem = if name.is_empty() {
-        "a chain's name is missing".to_owned()
-    } else if name.len() > CHAIN_NAME_MAX {
-        format!("chain name `{name}` is longer than {CHAIN_NAME_MAX} characters")
-    } else if name.starts_with(['-', '!']) || name.contains(strange) {
-        format!("`{name}` cannot be the name of a chain")
-    } else {
-        return Ok(());
-    };
-    Err(Fault::at(&word.span, problem)
-        .help("write a name such as POSTROUTING, or a chain of your own"))
-}
-
 /// What is to be done to a chain, as far as it is known.
 #[derive(Debug)]
-struct ActionDraft {
-    kind: Opt,
-    option: Word,
-    chain: Word,
+pub(super) struct ActionDraft {
+    pub(super) kind: Opt,
+    pub(super) option: Word,
+    pub(super) chain: Word,
     /// The position of `-I`, the policy of `-P`.
-    extra: Option<Word>,
+    pub(super) extra: Option<Word>,
 }
 
 /// An option in hand: its word, its description, and whether `!` stood before it.
 #[derive(Debug)]
-struct Given {
-    word: Word,
-    spec: &'static Spec,
+pub(super) struct Given {
+    pub(super) word: Word,
+    pub(super) spec: &'static Spec,
     /// Its full long name.
-    long: &'static str,
-    attached: Option<Word>,
-    negation: Option<Range<usize>>,
+    pub(super) long: &'static str,
+    pub(super) attached: Option<Word>,
+    pub(super) negation: Option<Range<usize>>,
 }
 
 /// The walk over the words of one rule.
 #[derive(Debug)]
-struct Parser<'a> {
-    words: &'a [Word],
-    next: usize,
+pub(super) struct Parser<'a> {
+    pub(super) words: &'a [Word],
+    pub(super) next: usize,
     /// Length of the text, where an error points that nothing was there.
-    end: usize,
-    file_table: Option<Table>,
-    table: Option<Word>,
-    action: Option<ActionDraft>,
-    matches: RuleMatch,
-    comments: Vec<String>,
-    loaded: Vec<Word>,
+    pub(super) end: usize,
+    pub(super) file_table: Option<Table>,
+    pub(super) table: Option<Word>,
+    pub(super) action: Option<ActionDraft>,
+    pub(super) matches: RuleMatch,
+    pub(super) comments: Vec<String>,
+    pub(super) loaded: Vec<Word>,
     /// `-m` that still waits for the option without which it says nothing.
-    waiting: Option<Word>,
-    seen: Vec<Opt>,
+    pub(super) waiting: Option<Word>,
+    pub(super) seen: Vec<Opt>,
     /// The first option that only makes sense in a rule.
-    rule_option: Option<Word>,
-    in_device: Option<Word>,
-    out_device: Option<Word>,
-    ports: Option<Word>,
-    icmp: Option<Word>,
-    target: Option<TargetDraft>,
+    pub(super) rule_option: Option<Word>,
+    pub(super) in_device: Option<Word>,
+    pub(super) out_device: Option<Word>,
+    pub(super) ports: Option<Word>,
+    pub(super) icmp: Option<Word>,
+    pub(super) target: Option<TargetDraft>,
 }
 
 impl<'a> Parser<'a> {
@@ -274,7 +252,7 @@ impl<'a> Parser<'a> {
     }
 
     /// The value of an option. Takes an old-style `!` in front of it into account.
-    fn value(&mut self, given: &mut Given) -> Result<Word, Fault> {
+    pub(super) fn value(&mut self, given: &mut Given) -> Result<Word, Fault> {
         if let Some(value) = given.attached.take() {
             return Ok(value);
         }
@@ -407,399 +385,10 @@ impl<'a> Parser<'a> {
         )
         .help("write -c 0 0, or leave it out"))
     }
-
-    /// An option that asks something of the packet, or names a match or target.
-    fn condition(&mut self, mut given: Given) -> Result<(), Fault> {
-        let value = self.value(&mut given)?;
-        let negated = given.negation.is_some();
-        let option = given.word.clone();
-        if self.waiting.is_some() && matches!(given.spec.owner, Owner::Matches(_)) {
-            self.satisfy_waiting(given.spec);
-        }
-        match given.spec.opt {
-            Opt::Match => self.load(value),
-            Opt::Jump => self.jump(&option, value, false),
-            Opt::Goto => self.jump(&option, value, true),
-            Opt::Protocol => {
-                match values::protocol(&value)? {
-                    Some(protocol) => {
-                        self.matches.protocol = Some(not(negated, protocol));
-                    }
-                    None if negated => return Err(never(&value)),
-                    None => {}
-                }
-                Ok(())
-            }
-            Opt::Source | Opt::Destination => {
-                let networks = values::networks(&value)?;
-                if negated && networks.len() > 1 {
-                    return Err(Fault::at(
-                        &value.span,
-                        "`!` cannot stand before a list of networks",
-                    )
-                    .help(
-                        "write the networks one by one, each in a rule that returns or accepts",
-                    ));
-                }
-                let slot = match given.spec.opt {
-                    Opt::Source => &mut self.matches.src,
-                    _ => &mut self.matches.dst,
-                };
-                *slot = Some(not(negated, networks));
-                Ok(())
-            }
-            Opt::InDevice => {
-                self.matches.in_device = Some(not(negated, values::device(&value)?));
-                self.in_device = Some(option);
-                Ok(())
-            }
-            Opt::OutDevice => {
-                self.matches.out_device = Some(not(negated, values::device(&value)?));
-                self.out_device = Some(option);
-                Ok(())
-            }
-            Opt::Comment => self.comment(value),
-            _ => self.extension(&given, option, &value),
-        }
-    }
-
-    /// An option of a match extension.
-    fn extension(&mut self, given: &Given, option: Word, value: &Word) -> Result<(), Fault> {
-        let negated = given.negation.is_some();
-        let ports = match given.spec.opt {
-            Opt::SourcePort | Opt::DestinationPort => vec![values::port_match(value)?],
-            Opt::SourcePorts | Opt::DestinationPorts | Opt::EitherPorts => {
-                values::multiport(value)?
-            }
-            Opt::IcmpType => {
-                match values::icmp_type(value)? {
-                    Some(icmp) => self.matches.icmp = Some(not(negated, icmp)),
-                    None if negated => return Err(never(value)),
-                    None => {}
-                }
-                self.icmp = Some(option);
-                return Ok(());
-            }
-            _ => {
-                if value.text != "LOCAL" {
-                    return Err(Fault::at(
-                        &value.span,
-                        format!("address type `{}` is not understood", value.text),
-                    )
-                    .help("addrtype may ask for LOCAL alone"));
-                }
-                let slot = match given.spec.opt {
-                    Opt::SourceType => &mut self.matches.src_is_local,
-                    _ => &mut self.matches.dst_is_local,
-                };
-                *slot = Some(not(negated, ()));
-                return Ok(());
-            }
-        };
-        let slot = match given.spec.opt {
-            Opt::SourcePort | Opt::SourcePorts => &mut self.matches.src_ports,
-            Opt::DestinationPort | Opt::DestinationPorts => &mut self.matches.dst_ports,
-            _ => &mut self.matches.either_port,
-        };
-        if slot.replace(not(negated, ports)).is_some() {
-            return Err(Fault::at(
-                &option.span,
-                format!(
-                    "`{}` asks for ports that this rule asks for already",
-                    option.text
-                ),
-            )
-            .help("keep one of the two options, with all ports in it"));
-        }
-        self.ports.get_or_insert(option);
-        Ok(())
-    }
-
-    fn comment(&mut self, value: Word) -> Result<(), Fault> {
-        if value.text.len() > COMMENT_MAX {
-            return Err(Fault::at(
-                &value.span,
-                format!("a comment has at most {COMMENT_MAX} bytes"),
-            )
-            .help("shorten it"));
-        }
-        if value.text.contains(char::is_control) {
-            return Err(
-                Fault::at(&value.span, "a comment is one line of plain text")
-                    .help("remove line breaks, tabs and control characters"),
-            );
-        }
-        self.comments.push(value.text);
-        Ok(())
-    }
-
-    /// `-m NAME`.
-    fn load(&mut self, name: Word) -> Result<(), Fault> {
-        if !options::MATCHES.contains(&name.text.as_str()) {
-            return Err(Fault::at(
-                &name.span,
-                format!("match `{}` is not understood", name.text),
-            )
-            .help(format!(
-                "{UNDERSTOOD}; remove it if it is true of all your packets"
-            )));
-        }
-        self.check_waiting()?;
-        if matches!(name.text.as_str(), "multiport" | "addrtype" | "comment") {
-            self.waiting = Some(name.clone());
-        }
-        self.loaded.push(name);
-        Ok(())
-    }
-
-    /// An option of the match that waits has come.
-    fn satisfy_waiting(&mut self, spec: &Spec) {
-        let Owner::Matches(owners) = spec.owner else {
-            return;
-        };
-        if self
-            .waiting
-            .as_ref()
-            .is_some_and(|word| owners.contains(&word.text.as_str()))
-        {
-            self.waiting = None;
-        }
-    }
-
-    fn check_waiting(&self) -> Result<(), Fault> {
-        let Some(word) = &self.waiting else {
-            return Ok(());
-        };
-        let wanted = match word.text.as_str() {
-            "multiport" => "--sports, --dports or --ports",
-            "addrtype" => "--src-type or --dst-type",
-            _ => "--comment",
-        };
-        Err(Fault::at(
-            &word.span,
-            format!("match `{}` asks for nothing", word.text),
-        )
-        .help(format!("write {wanted} after it")))
-    }
-
-    fn jump(&mut self, option: &Word, name: Word, goto: bool) -> Result<(), Fault> {
-        if self.target.is_some() {
-            return Err(
-                Fault::at(&option.span, "a rule has one target, and this is a second")
-                    .help("write two rules"),
-            );
-        }
-        target_name(&name, goto)?;
-        self.target = Some(TargetDraft::new(name, goto));
-        Ok(())
-    }
-
-    /// All words are read: do they fit together?
-    fn finish(mut self) -> Result<Parsed, Fault> {
-        self.check_waiting()?;
-        let Some(action) = self.action.take() else {
-            return Err(if self.words.is_empty() {
-                Fault::at(&(self.end..self.end), "the rule is empty")
-            } else {
-                let first = self.words[0].span.start;
-                Fault::at(&(first..self.end), "the rule does not say what to do")
-            }
-            .help("begin with -A CHAIN (or -I, -N, -P): -t nat -A POSTROUTING …"));
-        };
-        let table = self.check_table(&action)?;
-        if !matches!(action.kind, Opt::Append | Opt::Insert) {
-            return self.finish_chain(table, action);
-        }
-        self.check_protocol()?;
-        self.check_devices(&action.chain)?;
-        let chain_span = action.chain.span.clone();
-        let target_span = self
-            .target
-            .as_ref()
-            .map_or_else(|| chain_span.clone(), |target| target.span().clone());
-        let target = match self.target.take() {
-            Some(target) => target.finish(table, &self.matches)?,
-            None => super::rule::Target::None,
-        };
-        let rule = Rule {
-            matches: self.matches,
-            comments: self.comments,
-            target,
-        };
-        let position_span = action
-            .extra
-            .as_ref()
-            .map_or_else(|| chain_span.clone(), |word| word.span.clone());
-        let action_done = match (action.kind, &action.extra) {
-            (Opt::Append, _) => Action::Append(rule),
-            (_, Some(position)) => Action::Insert(values::position(position)?, rule),
-            (_, None) => Action::Insert(1, rule),
-        };
-        Ok(Parsed {
-            command: Command {
-                table,
-                chain: action.chain.text,
-                action: action_done,
-            },
-            chain: chain_span,
-            position: position_span,
-            target: target_span,
-        })
-    }
-
-    /// `-N` and `-P`.
-    fn finish_chain(self, table: Table, action: ActionDraft) -> Result<Parsed, Fault> {
-        if let Some(word) = &self.rule_option {
-            return Err(Fault::at(
-                &word.span,
-                format!(
-                    "`{}` cannot stand beside `{}`",
-                    word.text, action.option.text
-                ),
-            )
-            .help("rules are added with -A or -I"));
-        }
-        if let Some(policy) = &action.extra {
-            check_policy(policy, table)?;
-        }
-        let done = match action.kind {
-            Opt::Policy => Action::PolicyAccept,
-            _ => Action::NewChain,
-        };
-        let span = action.chain.span;
-        Ok(Parsed {
-            command: Command {
-                table,
-                chain: action.chain.text,
-                action: done,
-            },
-            chain: span.clone(),
-            position: span.clone(),
-            target: span,
-        })
-    }
-
-    fn check_table(&self, action: &ActionDraft) -> Result<Table, Fault> {
-        if let Some(table) = self.file_table {
-            return Ok(table);
-        }
-        let help = "rules of the nat table (-t nat) and the raw table (-t raw) are understood";
-        let Some(word) = &self.table else {
-            return Err(Fault::at(
-                &action.chain.span,
-                "without -t the rule is one of the filter table, which is not modelled",
-            )
-            .help(help));
-        };
-        match word.text.as_str() {
-            "nat" => Ok(Table::Nat),
-            "raw" => Ok(Table::Raw),
-            "filter" | "mangle" | "security" => Err(Fault::at(
-                &word.span,
-                format!("table `{}` is not modelled", word.text),
-            )
-            .help(help)),
-            _ => Err(
-                Fault::at(&word.span, format!("table `{}` does not exist", word.text)).help(help),
-            ),
-        }
-    }
-
-    /// Ports need a protocol that has them, and so on.
-    fn check_protocol(&self) -> Result<(), Fault> {
-        let protocol = self
-            .matches
-            .protocol
-            .as_ref()
-            .filter(|protocol| !protocol.negated)
-            .map(|protocol| protocol.value);
-        let name = protocol.and_then(super::names::protocol_name);
-        for word in &self.loaded {
-            let own = word.text.as_str();
-            if matches!(own, "multiport" | "addrtype" | "comment") || name == Some(own) {
-                continue;
-            }
-            return Err(
-                Fault::at(&word.span, format!("match `{own}` needs `-p {own}`"))
-                    .help(format!("write -p {own} before -m {own}")),
-            );
-        }
-        if let Some(word) = &self.ports
-            && !protocol.is_some_and(clashtrack_engine::tuple::Protocol::has_ports)
-        {
-            let fault = if name == Some("dccp") {
-                Fault::at(
-                    &word.span,
-                    "connection tracking does not see the ports of DCCP",
-                )
-            } else {
-                Fault::at(
-                    &word.span,
-                    format!("`{}` needs a protocol that has ports", word.text),
-                )
-            };
-            return Err(fault.help("write -p tcp, udp, udplite or sctp"));
-        }
-        if let Some(word) = &self.icmp
-            && name != Some("icmp")
-        {
-            return Err(
-                Fault::at(&word.span, format!("`{}` needs `-p icmp`", word.text))
-                    .help("write -p icmp"),
-            );
-        }
-        Ok(())
-    }
-
-    /// Where a packet has no such device, iptables refuses to ask for it.
-    fn check_devices(&self, chain: &Word) -> Result<(), Fault> {
-        let wrong = match chain.text.as_str() {
-            "POSTROUTING" | "OUTPUT" => &self.in_device,
-            "PREROUTING" | "INPUT" => &self.out_device,
-            _ => return Ok(()),
-        };
-        let Some(option) = wrong else {
-            return Ok(());
-        };
-        Err(Fault::at(
-            &option.span,
-            format!("`{}` cannot be asked in {}", option.text, chain.text),
-        )
-        .help("-i is for PREROUTING and INPUT, -o for POSTROUTING and OUTPUT"))
-    }
-}
-
-/// A base chain's policy: ACCEPT, as iptables demands of the nat table.
-pub(super) fn check_policy(word: &Word, table: Table) -> Result<(), Fault> {
-    let fault = match (word.text.as_str(), table) {
-        ("ACCEPT", _) => return Ok(()),
-        ("DROP", Table::Nat) => Fault::at(
-            &word.span,
-            "the nat table is not for filtering: its policy cannot be DROP",
-        ),
-        ("DROP", Table::Raw) => Fault::at(
-            &word.span,
-            "a raw table that drops packets cannot be honoured",
-        ),
-        (other, _) => Fault::at(&word.span, format!("policy `{other}` is not understood")),
-    };
-    Err(fault.help("the policy must be ACCEPT"))
-}
-
-fn not<T>(negated: bool, value: T) -> Not<T> {
-    Not { negated, value }
 }
 
 fn is_option(text: &str) -> bool {
     text.len() > 1 && text.starts_with('-')
-}
-
-fn never(word: &Word) -> Fault {
-    Fault::at(
-        &word.span,
-        format!("no packet is other than `{}`", word.text),
-    )
-    .help("the rule would never apply: remove it, or remove `!`")
 }
 
 fn not_understood(word: &Word) -> Fault {

@@ -13,6 +13,7 @@ use std::ops::Range;
 
 use super::chains::Tables;
 use super::error::{Fault, Place, RuleError};
+use super::fit;
 use super::parse::{self, Parsed};
 use super::rule::{Action, Command, Table};
 use super::values::is_number;
@@ -213,10 +214,10 @@ impl Reader<'_> {
         if base {
             return match policy.text.as_str() {
                 "-" => Ok(()),
-                _ => parse::check_policy(policy, table),
+                _ => fit::check_policy(policy, table),
             };
         }
-        parse::check_chain_name(&name)?;
+        fit::check_chain_name(&name)?;
         if policy.text != "-" {
             return Err(Fault::at(
                 &policy.span,

@@ -9,8 +9,8 @@ use clashtrack_engine::tuple::Protocol;
 use clashtrack_engine::zone::{Zone, ZoneDirections};
 
 use super::error::Fault;
+use super::fit::check_chain_name;
 use super::options::{self, Opt};
-use super::parse::check_chain_name;
 use super::rule::{Table, Target};
 use super::values;
 use super::words::Word;
@@ -44,7 +44,12 @@ pub(super) fn target_name(name: &Word, goto: bool) -> Result<(), Fault> {
         return Err(
             Fault::at(&name.span, format!("target `{text}` is not understood")).help(format!(
                 "targets are {}, and chains of your own",
-                options::TARGETS.join(", ")
+                options::TARGETS
+                    .iter()
+                    .filter(|&&target| target != "DROP")
+                    .copied()
+                    .collect::<Vec<_>>()
+                    .join(", ")
             )),
         );
     }

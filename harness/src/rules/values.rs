@@ -110,7 +110,14 @@ pub(super) fn address(text: &str, word: &Word) -> Result<Ipv4Addr, Fault> {
 }
 
 fn looks_like_ipv6(text: &str) -> bool {
-    text.starts_with('[') || text.parse::<Ipv6Addr>().is_ok() || text.matches(':').count() > 1
+    // `192.0.2.1:80:90` is a mistake of another kind.
+    let v4_first = text
+        .split(':')
+        .next()
+        .is_some_and(|part| part.contains('.'));
+    text.starts_with('[')
+        || text.parse::<Ipv6Addr>().is_ok()
+        || (text.matches(':').count() > 1 && !v4_first)
 }
 
 fn ipv6(text: &str, word: &Word) -> Fault {
