@@ -6,7 +6,7 @@ use thiserror::Error;
 
 use crate::time::{Nanos, SECOND};
 
-/// Settings that hold for a whole [`Engine`](crate::Engine). Timeouts are in nanoseconds.
+/// Settings that hold for a whole [`Engine`](crate::engine::Engine). Timeouts are in nanoseconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sysctls {
     /// `nf_conntrack_max`: entries at most, unconfirmed ones included; 0 is no limit but the table's own.

@@ -46,6 +46,10 @@ impl<T: FlowTable<KeyV4>> Worker<'_, T> {
         if packet.mark.connection.is_some() || packet.mark.ctinfo == Some(CtInfo::Untracked) {
             return Verdict::Accept;
         }
+        if point == HookPoint::LocalOut && header.is_some_and(Ipv4Header::is_fragment) {
+            // A local socket that sends fragments itself: not tracked, not counted (`ipv4_conntrack_local`).
+            return Verdict::Accept;
+        }
         let Some(header) = header.filter(|h| h.fragment_offset == 0) else {
             self.counters.conntrack.invalid.increment();
             return Verdict::Accept;

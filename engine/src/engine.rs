@@ -20,6 +20,7 @@ use crate::stats::{ConntrackStats, EngineStats, Fates, WorkerCounters};
 use crate::status::Status;
 use crate::table::hash::HashKey;
 use crate::table::key::{FlowKey, KeyV4};
+use crate::table::slab::CACHE_MAX;
 use crate::table::{FlowTable, Hit, TableConfig};
 use crate::time::Nanos;
 use crate::tuple::{Direction, Tuple};
@@ -106,9 +107,8 @@ impl EngineConfig {
     }
 }
 
-/// Entries beyond `nf_conntrack_max`: victims of early drops that packets still hold, and
-/// numbers that lie in workers' caches.
-const SLACK: usize = 4096;
+/// Entries beyond `nf_conntrack_max`: victims of early drops that packets still hold.
+const SLACK: usize = 1024;
 
 /// A connection tracker with NAT: table, rules, host and counters, shared by all workers.
 #[derive(Debug)]
@@ -141,8 +141,11 @@ impl<T: FlowTable<KeyV4>> Engine<T> {
         if max > capacity {
             return Err(EngineError::LimitAboveCapacity { max, capacity });
         }
+        // Numbers that lie in workers' caches are nobody's entries.
+        let mut table = config.table.clone();
+        table.capacity += config.workers * CACHE_MAX;
         Ok(Engine {
-            table: T::new(&config.table),
+            table: T::new(&table),
             by_source: BySource::new(config.table.buckets, config.table.hash_key),
             sysctls: config.sysctls,
             host: config.host,
@@ -275,6 +278,7 @@ pub struct Worker<'e, T: FlowTable<KeyV4>> {
 
 impl<T: FlowTable<KeyV4>> Drop for Worker<'_, T> {
     fn drop(&mut self) {
+        self.engine.table.leave(&mut self.table);
         // Release <-> the acquire in `Engine::worker`: our counts come before the next owner's.
         self.engine.in_use[self.index].store(false, Ordering::Release);
     }

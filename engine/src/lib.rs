@@ -48,6 +48,35 @@
 //! - [`engine`]: [`Engine`](engine::Engine), shared by all, and [`Worker`](engine::Worker), which belongs to one thread and
 //!   whose `process` is the whole data path.
 //!
+//! # In use
+//!
+//! ```
+//! use clashtrack_engine::config::Sysctls;
+//! use clashtrack_engine::engine::{Engine, EngineConfig};
+//! use clashtrack_engine::packet::{Origin, Packet, Verdict};
+//! use clashtrack_engine::table::key::KeyV4;
+//! use clashtrack_engine::table::mutex::MutexTable;
+//! use clashtrack_engine::time::SECOND;
+//!
+//! let config = EngineConfig::new(Sysctls::default(), 1);
+//! let engine: Engine<MutexTable<KeyV4>> = Engine::new(config)?;
+//! let mut worker = engine.worker()?;
+//!
+//! // An IPv4 packet of this host to itself: UDP, 127.0.0.1:1000 to 127.0.0.1:53, no payload.
+//! let mut bytes = [
+//!     0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0x7c, 0xcf, 127, 0, 0, 1, 127, 0, 0, 1,
+//!     0x03, 0xe8, 0, 53, 0, 8, 0, 0,
+//! ];
+//! let mut batch = [Packet::new(&mut bytes, Origin::Local)];
+//! worker.process(&mut batch, 10 * SECOND);
+//!
+//! assert_eq!(batch[0].verdict, Some(Verdict::Accept));
+//! let connections = engine.connections(11 * SECOND);
+//! assert_eq!(connections[0].original.to_string(), "src=127.0.0.1 dst=127.0.0.1 sport=1000 dport=53");
+//! assert_eq!(connections[0].remaining, 29 * SECOND);
+//! # Ok::<(), clashtrack_engine::engine::EngineError>(())
+//! ```
+//!
 //! Names are those of the kernel and of `conntrack` users. Facts come from reading and measuring it; no text of it is here.
 
 pub mod addr;

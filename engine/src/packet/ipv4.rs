@@ -80,6 +80,12 @@ impl Ipv4Header {
         })
     }
 
+    /// One of several fragments, the first included (`ip_is_fragment`).
+    #[must_use]
+    pub fn is_fragment(&self) -> bool {
+        self.fragment_offset != 0 || self.more_fragments
+    }
+
     /// Bytes of the transport part as the header says.
     #[must_use]
     pub fn l4_length(&self) -> usize {

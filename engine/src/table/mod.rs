@@ -229,6 +229,10 @@ pub trait FlowTable<K: FlowKey>: Send + Sync {
     /// A thread's own part.
     fn worker(&self) -> Self::Worker;
 
+    /// The thread is done: what it kept at hand is for others again. Everything that it held
+    /// must have been given back.
+    fn leave(&self, worker: &mut Self::Worker);
+
     /// A batch of calls begins: the place to pin an epoch.
     fn begin(&self, _worker: &mut Self::Worker) {}
 

@@ -159,6 +159,10 @@ impl<K: FlowKey> FlowTable<K> for MutexTable<K> {
         }
     }
 
+    fn leave(&self, worker: &mut MutexWorker) {
+        self.slab.flush(&mut worker.cache);
+    }
+
     fn allocate(&self, worker: &mut MutexWorker) -> Option<EntryId> {
         self.slab.allocate(&mut worker.cache)
     }

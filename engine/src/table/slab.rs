@@ -378,6 +378,9 @@ impl Traffic {
 /// How many numbers a worker's cache takes from, or gives back to, the shared pool at once.
 pub const CACHE_BATCH: usize = 64;
 
+/// Numbers that a cache holds at most, and other workers therefore cannot have.
+pub const CACHE_MAX: usize = 2 * CACHE_BATCH;
+
 /// Free entry numbers that one worker keeps at hand. One belongs to each table worker.
 #[derive(Debug, Default)]
 pub struct FreeCache {
@@ -389,7 +392,7 @@ impl FreeCache {
     #[must_use]
     pub fn new() -> FreeCache {
         FreeCache {
-            free: Vec::with_capacity(2 * CACHE_BATCH + 1),
+            free: Vec::with_capacity(CACHE_MAX + 1),
         }
     }
 }
@@ -596,7 +599,7 @@ impl<K: FlowKey> Slab<K> {
             Ordering::Relaxed,
         );
         cache.free.push(id.index);
-        if cache.free.len() > 2 * CACHE_BATCH {
+        if cache.free.len() > CACHE_MAX {
             let mut pool = self
                 .pool
                 .lock()
@@ -605,6 +608,15 @@ impl<K: FlowKey> Slab<K> {
             pool.extend(cache.free.drain(keep..));
         }
         Some(state.life)
+    }
+
+    /// Gives all numbers of a cache back to the shared pool: its worker leaves.
+    pub fn flush(&self, cache: &mut FreeCache) {
+        let mut pool = self
+            .pool
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        pool.append(&mut cache.free);
     }
 
     /// Moves an entry from `from` to `to`; true if it was in `from` and in this life.
@@ -680,6 +692,22 @@ mod tests {
                 assert!(slab.release(&mut cache, id));
             }
         }
+    }
+
+    #[test]
+    fn a_worker_that_leaves_takes_no_entry_with_it() {
+        let slab = Slab::<KeyV4>::new(10, false);
+        let mut leaving = FreeCache::new();
+        let id = slab.allocate(&mut leaving).unwrap();
+        assert!(slab.release(&mut leaving, id));
+        let mut other = FreeCache::new();
+        assert_eq!(
+            slab.allocate(&mut other),
+            None,
+            "all ten are at the first worker's hand"
+        );
+        slab.flush(&mut leaving);
+        assert_eq!(std::iter::from_fn(|| slab.allocate(&mut other)).count(), 10);
     }
 
     #[test]

@@ -142,6 +142,20 @@ fn case_86_a_notrack_packet_has_no_connection_and_is_not_invalid() {
     assert_eq!(lab.engine.fates().accepted_untracked, 1);
 }
 
+#[test]
+fn a_fragment_that_this_host_sends_is_neither_tracked_nor_counted() {
+    let mut lab = Lab::new();
+    let mut fragment = flow(1000);
+    fragment[6] = 0x20;
+    let local = clashtrack_engine::packet::Origin::Local;
+    let sent = lab.send(local, fragment.clone());
+    assert_eq!((sent.accepted(), sent.ctinfo), (true, None));
+    assert_eq!((lab.engine.count(), lab.moved().len()), (0, 0));
+    fragment[7] = 3;
+    lab.send(local, fragment);
+    assert!(lab.moved().is_empty());
+}
+
 /// Packets of clients in 10.0.0.0/28 go into a zone.
 fn zoned(directions: ZoneDirections) -> Ruleset {
     let src = Some(Not::is(vec![Network::v4(ip(10, 0, 0, 0), 28)]));
