@@ -1,8 +1,59 @@
-//! x
+//! Connection tracking and NAT, equal to Linux 6.18's packet by packet, in user space.
+//!
+//! Packets, a time and random numbers come in; verdicts, rewritten packets and counters go out. The engine
+//! has no I/O, no clock, no threads and no randomness of its own, so that the same code runs in a race of real
+//! threads, in a replayed capture, and in virtual time.
+//!
+//! # The life of a packet
+//!
+//! ```text
+//!  rx batch (≤ 64)                                        one worker, pinned to one core, no shared state of its own
+//!    │ parse              packet bytes → tuple, L4 facts                                packet
+//!    │ lookup (batched)   hash all, then compare                                        table
+//!    │ conntrack in       found: ctinfo, else: a new unconfirmed entry, worker-local
+//!    │ track              the protocol's state machine, timeouts                        proto
+//!    │ nat                first packet: a unique reply tuple; every packet: rewrite     nat
+//!    │ confirm            race the unconfirmed entry into the shared table
+//!    │    └ clash         somebody was first: same flow / reply-only / drop
+//!    ▼ verdict + rewritten bytes, and exactly one counter that says what became of it   stats
+//! ```
+//!
+//! **Between choosing a NAT tuple and confirming it nothing is reserved.** Two workers may choose the same tuple, or hold the
+//! same new flow; the port search may hand back a tuple that is in use. Both come to light at confirm, as a clash.
+//! [`hook`] has the steps as a table, with the kernel's priorities.
+//!
+//! # The map
+//!
+//! What a connection is called:
+//! - [`addr`], [`tuple`](mod@tuple), [`zone`]: addresses; a tuple and its inverse, one for each direction of a connection; the
+//!   number that keeps equal tuples apart.
+//! - [`status`]: a connection's flags, and a packet's relation to its connection (*ctinfo*).
+//! - [`time`], [`random`]: nanoseconds that the caller passes in; a worker's seeded generator.
+//!
+//! What a packet meets, in this order:
+//! - [`packet`]: the wire. Views check lengths once; behind them nothing can be out of bounds. Checksums are corrected by
+//!   difference.
+//! - [`hook`]: which step runs where, and in which order.
+//! - [`table`]: where a connection is found by either of its keys, and the step that puts it there. The
+//!   [`FlowTable`](table::FlowTable) trait is the contract; it is usable alone by those who want only a table.
+//! - [`proto`]: one tracker a protocol: states, timeouts, what is invalid.
+//! - [`nat`]: ranges, the search for a unique tuple, rewriting there and back.
+//!
+//! What it is set up with, and what it tells:
+//! - [`config`]: settings by their sysctl names and with their defaults.
+//! - [`host`], [`rules`]: devices, addresses and routes; the rules of the raw and nat tables.
+//! - [`stats`], [`event`]: the kernel's counters by its names, one block a worker; events, and every lost clash with both
+//!   connections.
+//! - [`engine`]: [`Engine`](engine::Engine), shared by all, and [`Worker`](engine::Worker), which belongs to one thread and
+//!   whose `process` is the whole data path.
+//!
+//! Names are those of the kernel and of `conntrack` users. Facts come from reading and measuring it; no text of it is here.
+
 pub mod addr;
 pub mod config;
 pub mod engine;
 pub mod event;
+pub mod expire;
 pub mod hook;
 pub mod host;
 pub mod nat;

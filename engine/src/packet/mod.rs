@@ -1,6 +1,7 @@
 //! Packets: bytes as they came, and what the engine found out about them.
 
 pub mod checksum;
+pub mod crc32c;
 pub mod ipv4;
 
 use crate::host::DeviceIndex;

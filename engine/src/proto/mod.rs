@@ -4,15 +4,25 @@
 //! is told from the second. It changes the entry's timeout, status and tracker words;
 //! removing entries is the caller's business ([`Action`]).
 
+pub mod generic;
+pub mod gre;
+pub mod icmp;
+pub mod sctp;
+pub mod tcp;
+#[cfg(test)]
+mod testing;
+pub mod udp;
+
 use crate::config::Sysctls;
 use crate::event::Changes;
 use crate::hook::HookPoint;
+use crate::packet::checksum::{checksum, pseudo_header_v4};
 use crate::packet::ipv4::Ipv4Header;
-use crate::status::CtInfo;
+use crate::status::{CtInfo, Status};
 use crate::table::key::FlowKey;
 use crate::table::slab::{Entry, TrackerCell, Traffic};
 use crate::time::Nanos;
-use crate::tuple::Direction;
+use crate::tuple::{Direction, Protocol};
 
 /// What a tracker is given.
 #[derive(Debug)]
@@ -63,6 +73,49 @@ impl<K: FlowKey> Tracked<'_, K> {
         if let Some(traffic) = self.traffic {
             traffic.add(1, self.header.total_length as u64);
         }
+    }
+
+    /// Is the transport checksum right, over the first `covered` bytes (all, if there are
+    /// fewer), with a pseudo header of `protocol`? The packet must be whole.
+    fn transport_checksum_holds(&self, protocol: Protocol, covered: usize) -> bool {
+        let l4 = self.header.l4(self.bytes);
+        let pseudo = pseudo_header_v4(
+            self.header.src.to_u32(),
+            self.header.dst.to_u32(),
+            protocol.0,
+            self.header.l4_length(),
+        );
+        checksum(&l4[..covered.min(l4.len())], pseudo) == 0
+    }
+
+    /// Makes the connection ASSURED if it is not; one that only lives by its reply key never
+    /// becomes it (`IPS_NAT_CLASH`: it expires soon). `status` is that before the packet.
+    fn assure(&self, status: Status) -> Outcome {
+        if status.contains(Status::NAT_CLASH)
+            || self
+                .entry
+                .set_status(Status::ASSURED)
+                .contains(Status::ASSURED)
+        {
+            return Outcome::ACCEPT;
+        }
+        Outcome {
+            changes: Changes::ASSURED,
+            ..Outcome::ACCEPT
+        }
+    }
+}
+
+/// Shows a packet to its protocol's tracker (`nf_conntrack_handle_packet`).
+pub fn track<K: FlowKey>(cx: &Tracked<'_, K>) -> Outcome {
+    match cx.header.protocol {
+        Protocol::TCP => tcp::track(cx),
+        Protocol::UDP => udp::track(cx),
+        Protocol::UDPLITE => udp::track_lite(cx),
+        Protocol::ICMP => icmp::track(cx),
+        Protocol::GRE => gre::track(cx),
+        Protocol::SCTP => sctp::track(cx),
+        _ => generic::track(cx),
     }
 }
 
