@@ -149,6 +149,8 @@ fn what_json_prints_is_what_the_schema_says() {
             "run",
             "clash",
             "clash-tcp",
+            "--connections",
+            "1k",
             "--duration",
             "10ms",
             "--repeat",

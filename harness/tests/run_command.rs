@@ -4,7 +4,7 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
-const SCHEMA: &str = include_str!("../schema/clashtrack-1.json");
+const SCHEMA: &str = include_str!("../schema/clashtrack-1.schema.json");
 
 fn clashtrack(words: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_clashtrack"))
@@ -71,13 +71,6 @@ fn what_run_prints_fits_the_schema_and_adds_up() {
             let anomalies = result["anomalies"].as_object().unwrap();
             assert!(anomalies.values().all(|count| count == 0), "{result}");
         }
-    }
-}
-
-#[test]
-fn what_the_other_commands_print_fits_the_schema() {
-    for command in ["hooks", "list"] {
-        assert_fits_the_schema(&json(&[command, "--json"]));
     }
 }
 
