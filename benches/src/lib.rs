@@ -101,6 +101,7 @@ impl<T: FlowTable<KeyV4>> Filled<T> {
             .table
             .confirm(&mut self.worker, id, NOW, index, &mut NoClash);
         assert_eq!(confirmed, Confirmed::Inserted, "connection {index}");
+        self.table.release(&mut self.worker, id);
         id
     }
 

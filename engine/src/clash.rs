@@ -65,9 +65,19 @@ pub fn kernel_step<K: FlowKey>(clash: &Clash, loser: &Entry<K>, winner: &Entry<K
     }
 }
 
-/// The kernel's policy, remembering for the clash event who met whom.
+/// [`kernel_step`] as a policy: for those who use a table without the engine.
+#[derive(Clone, Copy, Debug)]
+pub struct KernelClashPolicy;
+
+impl<K: FlowKey> ClashPolicy<K> for KernelClashPolicy {
+    fn decide(&mut self, clash: &Clash, loser: &Entry<K>, winner: &Entry<K>) -> ClashStep {
+        kernel_step(clash, loser, winner)
+    }
+}
+
+/// The same, remembering for the clash event who met whom.
 #[derive(Debug)]
-pub struct KernelPolicy<'a, K: FlowKey> {
+pub struct WitnessedPolicy<'a, K: FlowKey> {
     slab: &'a Slab<K>,
     loser: EntryId,
     now: Nanos,
@@ -76,11 +86,11 @@ pub struct KernelPolicy<'a, K: FlowKey> {
     pub met: Option<(Clash, Snapshot, Snapshot)>,
 }
 
-impl<'a, K: FlowKey> KernelPolicy<'a, K> {
+impl<'a, K: FlowKey> WitnessedPolicy<'a, K> {
     /// A policy for one confirm. `wants_snapshots`: remember both sides.
     #[must_use]
     pub fn new(slab: &'a Slab<K>, loser: EntryId, now: Nanos, wants_snapshots: bool) -> Self {
-        KernelPolicy {
+        WitnessedPolicy {
             slab,
             loser,
             now,
@@ -90,7 +100,7 @@ impl<'a, K: FlowKey> KernelPolicy<'a, K> {
     }
 }
 
-impl<K: FlowKey> ClashPolicy<K> for KernelPolicy<'_, K> {
+impl<K: FlowKey> ClashPolicy<K> for WitnessedPolicy<'_, K> {
     fn decide(&mut self, clash: &Clash, loser: &Entry<K>, winner: &Entry<K>) -> ClashStep {
         if self.wants_snapshots {
             let snapshot = |id| Snapshot::of(self.slab, id, self.now);

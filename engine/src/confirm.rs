@@ -13,7 +13,7 @@
 //!
 //! Source: `nf_confirm` (nf_conntrack_proto.c), `__nf_conntrack_confirm` (nf_conntrack_core.c).
 
-use crate::clash::KernelPolicy;
+use crate::clash::WitnessedPolicy;
 use crate::engine::Worker;
 use crate::event::{ClashDecision, Event, EventMask, Snapshot};
 use crate::packet::ipv4::Ipv4Header;
@@ -60,7 +60,7 @@ impl<T: FlowTable<KeyV4>> Worker<'_, T> {
         // known of it afterwards is read before.
         let burial = self.burial(id);
         let mut policy =
-            KernelPolicy::new(slab, id, now, self.engine.events.contains(EventMask::CLASH));
+            WitnessedPolicy::new(slab, id, now, self.engine.events.contains(EventMask::CLASH));
         let random = self.rng.next_u32();
         let outcome = self
             .engine

@@ -151,6 +151,10 @@ impl<K: FlowKey> FlowTable<K> for DashMapTable<K> {
         }
     }
 
+    fn leave(&self, worker: &mut DashMapWorker) {
+        self.slab.flush(&mut worker.cache);
+    }
+
     fn allocate(&self, worker: &mut DashMapWorker) -> Option<EntryId> {
         self.slab.allocate(&mut worker.cache)
     }
@@ -308,6 +312,8 @@ impl<K: FlowKey> DashMapTable<K> {
     }
 
     fn publish(&self, id: EntryId) {
+        // The table's own reference, beside the caller's.
+        self.slab.acquire_held(id);
         self.slab.entry(id).set_status(Status::CONFIRMED);
         let confirmed = self.slab.change_life(id, Life::Pending, Life::Confirmed);
         debug_assert!(

@@ -4,11 +4,8 @@
 //! raced is in [`race`](super::race).
 
 use clashtrack_engine::status::Status;
-use clashtrack_engine::table::key::{FlowKey, KeyV4};
-use clashtrack_engine::table::slab::Entry;
-use clashtrack_engine::table::{Clash, ClashPolicy, ClashStep};
 use clashtrack_engine::time::{Nanos, SECOND};
-use clashtrack_engine::tuple::{Direction, Protocol};
+use clashtrack_engine::tuple::Protocol;
 
 /// What sets one clash workload apart from another.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,25 +47,3 @@ pub const CLASH: ClashWorkload = ClashWorkload {
     timeout: 30 * SECOND,
     source_nat: SourceNat::None,
 };
-
-/// What the kernel does with the loser of a clash (`nf_ct_resolve_clash`): the protocol's gate, then same
-/// or crossed flow, then reply-only, else drop.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct KernelPolicy;
-
-impl ClashPolicy<KeyV4> for KernelPolicy {
-    fn decide(&mut self, clash: &Clash, loser: &Entry<KeyV4>, winner: &Entry<KeyV4>) -> ClashStep {
-        let keys =
-            |entry: &Entry<KeyV4>| (entry.key(Direction::Original), entry.key(Direction::Reply));
-        let (ours, theirs) = (keys(loser), keys(winner));
-        if !ours.0.tuple().protocol.allows_clash() {
-            ClashStep::Drop
-        } else if ours == theirs || ours == (theirs.1, theirs.0) {
-            ClashStep::Merge
-        } else if clash.at_reply_only {
-            ClashStep::Drop
-        } else {
-            ClashStep::ReplyOnly
-        }
-    }
-}

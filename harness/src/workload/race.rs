@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
 
+use clashtrack_engine::clash::KernelClashPolicy;
 use clashtrack_engine::random::WorkerRng;
 use clashtrack_engine::stats::{ConntrackCounters, ConntrackStats};
 use clashtrack_engine::table::hash::HashKey;
@@ -27,7 +28,7 @@ use clashtrack_engine::time::{Nanos, SECOND};
 use clashtrack_engine::tuple::{Direction, Tuple};
 
 use super::anomaly::{self, Anomalies};
-use super::clash::{ClashWorkload, KernelPolicy, SourceNat};
+use super::clash::{ClashWorkload, SourceNat};
 use super::clash_nat;
 use super::flows;
 use super::worker::{Cores, Crew, run_crew};
@@ -378,12 +379,15 @@ impl<W> Hand<W> {
             let (flow, id) = self.unconfirmed[i];
             let reply = table.slab().entry(id).key(Direction::Reply);
             let random = self.rng.next_u32();
-            let outcome = table.confirm(&mut self.worker, id, NOW, random, &mut KernelPolicy);
+            let outcome = table.confirm(&mut self.worker, id, NOW, random, &mut KernelClashPolicy);
             self.count(&outcome);
             match outcome {
                 Confirmed::Refused(_) => continue,
                 Confirmed::Merged(clash) => self.check_winner(table, clash, &reply),
-                Confirmed::Inserted | Confirmed::ReplyOnly(_) => {}
+                // The packet is through and lets go of its connection, as `kfree_skb` does.
+                Confirmed::Inserted | Confirmed::ReplyOnly(_) => {
+                    table.release(&mut self.worker, id);
+                }
             }
             self.fates[flow] = Fate::Accepted;
         }

@@ -63,10 +63,13 @@
 //! kernel takes a reference first and compares the key again, we take it for the life that was compared; the number
 //! of buckets is fixed.
 
-use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+mod link;
+mod lock;
 
-use crossbeam_utils::{Backoff, CachePadded};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crossbeam_utils::CachePadded;
 
 use clashtrack_engine::status::Status;
 use clashtrack_engine::table::hash::{HashKey, bucket_of};
@@ -80,98 +83,14 @@ use clashtrack_engine::table::{
 use clashtrack_engine::time::Nanos;
 use clashtrack_engine::tuple::Direction;
 
+use link::{Link, Node};
+use lock::{LockPair, SpinLock};
+
 /// Locks of a table (`CONNTRACK_LOCKS`).
 pub const LOCKS: usize = 1024;
 
 /// Entries at most: a node's number has 31 bits, one of them is the direction.
 pub const CAPACITY_MAX: usize = 1 << 30;
-
-const END: u32 = 1 << 31;
-const _: () = assert!(
-    2 * CAPACITY_MAX <= END as usize,
-    "a node number leaves the marker bit free"
-);
-
-/// A link of a chain: to a node, or the end marker of a bucket.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Link {
-    Node(Node),
-    End { bucket: u32 },
-}
-
-/// One of an entry's two nodes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Node {
-    index: u32,
-    direction: Direction,
-}
-
-impl Node {
-    /// Place of the node's own link in `next`.
-    fn place(self) -> usize {
-        self.index as usize * 2 + self.direction.index()
-    }
-}
-
-impl Link {
-    fn pack(self) -> u32 {
-        match self {
-            Link::Node(node) => node.index << 1 | node.direction as u32,
-            Link::End { bucket } => END | bucket,
-        }
-    }
-
-    fn unpack(word: u32) -> Link {
-        if word & END != 0 {
-            return Link::End {
-                bucket: word & !END,
-            };
-        }
-        let direction = match word & 1 {
-            0 => Direction::Original,
-            _ => Direction::Reply,
-        };
-        Link::Node(Node {
-            index: word >> 1,
-            direction,
-        })
-    }
-}
-
-/// A lock that spins, then yields.
-#[derive(Debug, Default)]
-struct SpinLock(AtomicBool);
-
-impl SpinLock {
-    fn lock(&self) {
-        let backoff = Backoff::new();
-        // Acquire, P2: the chains as the holder before left them. Failure relaxed: nothing is read.
-        while self
-            .0
-            .compare_exchange_weak(false, true, Ordering::Acquire, Ordering::Relaxed)
-            .is_err()
-        {
-            backoff.snooze();
-        }
-    }
-
-    fn unlock(&self) {
-        // Release, P2.
-        self.0.store(false, Ordering::Release);
-    }
-}
-
-/// The locks of two buckets, held (I5).
-struct LockPair<'a>(&'a SpinLock, Option<&'a SpinLock>);
-
-impl Drop for LockPair<'_> {
-    fn drop(&mut self) {
-        if let Some(second) = self.1 {
-            second.unlock();
-        }
-        self.0.unlock();
-    }
-}
 
 /// The kernel's table. See the [module](self).
 #[derive(Debug)]
@@ -241,6 +160,10 @@ impl<K: FlowKey> FlowTable<K> for StripedTable<K> {
             removed: VecDeque::with_capacity(64),
             search_restarts: 0,
         }
+    }
+
+    fn leave(&self, worker: &mut StripedWorker) {
+        self.slab.flush(&mut worker.cache);
     }
 
     fn allocate(&self, worker: &mut StripedWorker) -> Option<EntryId> {
@@ -443,14 +366,7 @@ impl<K: FlowKey> StripedTable<K> {
     }
 
     fn lock_two(&self, a: u32, b: u32) -> LockPair<'_> {
-        let (a, b) = (a as usize % LOCKS, b as usize % LOCKS);
-        let (first, second) = (a.min(b), a.max(b));
-        self.locks[first].lock();
-        if first == second {
-            return LockPair(&self.locks[first], None);
-        }
-        self.locks[second].lock();
-        LockPair(&self.locks[first], Some(&self.locks[second]))
+        LockPair::lock(&self.locks, a as usize % LOCKS, b as usize % LOCKS)
     }
 
     /// The walks and the insert, under both locks.
@@ -561,6 +477,8 @@ impl<K: FlowKey> StripedTable<K> {
             };
             self.link_at_head(bucket, node);
         }
+        // The table's own reference, beside the caller's.
+        self.slab.acquire_held(id);
         self.slab.entry(id).set_status(Status::CONFIRMED);
         let confirmed = self.slab.change_life(id, Life::Pending, Life::Confirmed);
         debug_assert!(confirmed, "an unconfirmed entry is its worker's own");
@@ -599,31 +517,5 @@ impl<K: FlowKey> StripedTable<K> {
     fn give_back(&self, worker: &mut StripedWorker, id: EntryId) {
         let freed = self.slab.release(&mut worker.cache, id);
         debug_assert!(freed, "an unconfirmed entry has one owner");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_link_is_a_node_or_the_end_of_a_bucket() {
-        let links = [
-            Link::End { bucket: 0 },
-            Link::End {
-                bucket: u32::MAX >> 1,
-            },
-            Link::Node(Node {
-                index: 0,
-                direction: Direction::Original,
-            }),
-            Link::Node(Node {
-                index: CAPACITY_MAX as u32 - 1,
-                direction: Direction::Reply,
-            }),
-        ];
-        for link in links {
-            assert_eq!(Link::unpack(link.pack()), link);
-        }
     }
 }
