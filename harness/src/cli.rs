@@ -14,6 +14,7 @@ Examples:
   clashtrack --seed 7 --json
   clashtrack run clash-nat --table striped,dashmap
   clashtrack hooks --format markdown
+  clashtrack simulate --connect 127.0.0.1:8080 --rules nat.rules
   clashtrack replay capture.pcap
 
 Exit codes:
@@ -85,6 +86,8 @@ pub enum Command {
     Replay(command::replay::ReplayArgs),
     /// Race workloads on tables, and print what became of the losers and at what rate
     Run(command::run::RunArgs),
+    /// Predict which connections will time out: virtual time, the real engine
+    Simulate(command::simulate::SimulateArgs),
 }
 
 impl Command {
@@ -96,6 +99,7 @@ impl Command {
             Command::Man(args) => command::man::run(args, globals),
             Command::Replay(args) => command::replay::run(args, globals),
             Command::Run(args) => command::run::run(args, globals),
+            Command::Simulate(args) => command::simulate::run(args, globals),
         }
     }
 }

@@ -3,7 +3,7 @@
 //! The engine is in [`clashtrack_engine`]; here is what drives it: the command line
 //! ([`cli`], [`command`]), tables to compare with ([`peer`]), what is measured ([`workload`]),
 //! how captures are read ([`capture`]) and replayed ([`replay`]), how rules are read
-//! ([`rules`]), and how results are printed ([`report`]).
+//! ([`rules`]), hosts in virtual time ([`simulate`]), and how results are printed ([`report`]).
 
 #![forbid(unsafe_code)]
 
@@ -17,4 +17,5 @@ pub mod peer;
 pub mod replay;
 pub mod report;
 pub mod rules;
+pub mod simulate;
 pub mod workload;

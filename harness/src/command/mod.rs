@@ -12,6 +12,7 @@ pub mod man;
 pub mod replay;
 pub mod run;
 pub mod set;
+pub mod simulate;
 pub mod values;
 
 use std::io::IsTerminal;
