@@ -70,7 +70,7 @@ pub enum Format {
     Markdown,
 }
 
-/// The subcommands, alphabetical. A new one takes a line here, one in [`Command::run`], and
+/// The subcommands, alphabetical. A new one takes a line here, one in `Command::run`, and
 /// its `pub mod` in `command/mod.rs`.
 #[derive(Subcommand, Debug, Clone)]
 pub enum Command {
