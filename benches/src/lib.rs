@@ -101,7 +101,9 @@ impl<T: FlowTable<KeyV4>> Filled<T> {
             .table
             .confirm(&mut self.worker, id, NOW, index, &mut NoClash);
         assert_eq!(confirmed, Confirmed::Inserted, "connection {index}");
-        self.table.release(&mut self.worker, id);
+        // Ours, not the table's: as a packet that leaves gives its connection back.
+        let freed = self.table.release(&mut self.worker, id);
+        assert!(!freed, "the table holds connection {index}");
         id
     }
 

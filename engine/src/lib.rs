@@ -10,11 +10,11 @@
 //!  rx batch (≤ 64)                                        one worker, pinned to one core, no shared state of its own
 //!    │ parse              packet bytes → tuple, L4 facts                                packet
 //!    │ lookup (batched)   hash all, then compare                                        table
-//!    │ conntrack in       found: ctinfo, else: a new unconfirmed entry, worker-local
+//!    │ conntrack in       found: ctinfo, else: a new unconfirmed entry, worker-local    conntrack
 //!    │ track              the protocol's state machine, timeouts                        proto
 //!    │ nat                first packet: a unique reply tuple; every packet: rewrite     nat
-//!    │ confirm            race the unconfirmed entry into the shared table
-//!    │    └ clash         somebody was first: same flow / reply-only / drop
+//!    │ confirm            race the unconfirmed entry into the shared table              confirm
+//!    │    └ clash         somebody was first: same flow / reply-only / drop             clash
 //!    ▼ verdict + rewritten bytes, and exactly one counter that says what became of it   stats
 //! ```
 //!
@@ -33,12 +33,15 @@
 //! What a packet meets, in this order:
 //! - [`packet`]: the wire. Views check lengths once; behind them nothing can be out of bounds. Checksums are corrected by
 //!   difference.
-//! - [`hook`]: which step runs where, and in which order.
+//! - [`hook`], [`path`]: which step runs where, and in which order; a packet's way through the host, which can be
+//!   stopped at any place and gone on with, to play a race out step by step.
+//! - [`conntrack`]: finds the packet's connection, or begins one that nobody else sees.
 //! - [`table`]: where a connection is found by either of its keys, and the step that puts it there. The
 //!   [`FlowTable`](table::FlowTable) trait is the contract; it is usable alone by those who want only a table.
 //! - [`proto`]: one tracker a protocol: states, timeouts, what is invalid.
 //! - [`nat`]: ranges, the search for a unique tuple, rewriting there and back.
-//! - [`expire`]: the end of connections, removed and given back.
+//! - [`confirm`], [`clash`]: the unconfirmed connection is raced into the table; what becomes of the loser.
+//! - [`expire`]: the end of connections, removed and given back; the collector, which the caller runs when it likes.
 //!
 //! What it is set up with, and what it tells:
 //! - [`config`]: settings by their sysctl names and with their defaults.

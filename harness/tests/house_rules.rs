@@ -407,6 +407,36 @@ fn no_module_is_called_after_nothing() {
     none(&offences, "a name that says nothing");
 }
 
+/// Paths that documents name in backquotes, from the workspace's root.
+#[test]
+fn the_places_that_the_documents_name_exist() {
+    const FROM_ROOT: [&str; 6] = [
+        "engine/",
+        "harness/",
+        "benches/",
+        "docs/",
+        "flamegraphs/",
+        ".ci/",
+    ];
+    // What a contributor is to write.
+    const TO_BE_MADE: [&str; 1] = ["harness/src/command/name.rs"];
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut offences = Vec::new();
+    for document in ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"] {
+        let text = fs::read_to_string(root.join(document)).expect("a document of the project");
+        for (number, line) in text.lines().enumerate() {
+            // Every second piece of a line is between backquotes.
+            for named in line.split('`').skip(1).step_by(2) {
+                let is_path = FROM_ROOT.iter().any(|folder| named.starts_with(folder));
+                if is_path && !TO_BE_MADE.contains(&named) && !root.join(named).exists() {
+                    offences.push(format!("{document}:{}: {named}", number + 1));
+                }
+            }
+        }
+    }
+    none(&offences, "a place that is not there");
+}
+
 mod the_scanner {
     use super::*;
 
