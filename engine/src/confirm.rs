@@ -15,7 +15,7 @@
 
 use crate::clash::WitnessedPolicy;
 use crate::engine::Worker;
-use crate::event::{ClashDecision, Event, EventMask, Snapshot};
+use crate::event::{Changes, ClashDecision, Event, EventMask, Snapshot};
 use crate::packet::ipv4::Ipv4Header;
 use crate::packet::{DropReason, Packet, Verdict};
 use crate::status::{CtInfo, Status};
@@ -68,6 +68,8 @@ impl<T: FlowTable<KeyV4>> Worker<'_, T> {
             .confirm(&mut self.table, id, now, random, &mut policy);
         let met = policy.met;
         self.changed_table = true;
+        // NEW tells all that this packet did; no UPDATE follows it.
+        packet.mark.changes = Changes::empty();
         match outcome {
             Confirmed::Inserted => {
                 self.counters.engine.confirmed.increment();

@@ -82,7 +82,7 @@ fn assert_nothing_else_counted(value: &Value) {
 }
 
 #[test]
-fn the_articles_second_connection_sends_seven_syns_and_times_out_at_127_seconds() {
+fn case_96_the_articles_second_connection_sends_seven_syns_and_times_out_at_127_seconds() {
     let value = json(&with_rule(
         RULE,
         &["--kernel", "article", "--connections", "2"],
@@ -113,7 +113,7 @@ fn the_articles_second_connection_sends_seven_syns_and_times_out_at_127_seconds(
 }
 
 #[test]
-fn linux_6_18_sends_eleven_syns_and_times_out_at_131_seconds() {
+fn case_96_linux_6_18_sends_eleven_syns_and_times_out_at_131_seconds() {
     let value = json(&with_rule(RULE, &["--connections", "2"]));
     assert_eq!(outcomes(&value), ["established", "timed_out"]);
     let second = &value["results"][1];

@@ -69,7 +69,9 @@ impl<T: FlowTable<KeyV4>> Worker<'_, T> {
             return false;
         };
         let key = KeyV4::pack(&reply, seeker.reply.zone());
-        let Some(hit) = self.engine.table.lookup(&mut self.table, &key, now) else {
+        let hit = self.engine.table.lookup(&mut self.table, &key, now);
+        self.drain_removed(now);
+        let Some(hit) = hit else {
             return false;
         };
         let owner = self.engine.table.slab().entry(hit.id);

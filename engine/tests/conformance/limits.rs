@@ -3,6 +3,7 @@
 use crate::lab::{A, B, LAN, Lab, WAN, in_words};
 use crate::packets::{ACK, FIN, SYN};
 use crate::packets::{ip, segment, udp};
+use clashtrack_engine::event::Event;
 use clashtrack_engine::expire::GcState;
 use clashtrack_engine::packet::{DropReason, Verdict};
 use clashtrack_engine::rules::{Network, Not, RawRule, RawTarget, RuleMatch, Ruleset};
@@ -99,8 +100,14 @@ fn case_85_an_expired_entry_is_removed_by_the_lookup_that_meets_it() {
     lab.send(WAN, udp((B, 53), (A, 1000), 4));
     lab.wait(30.0);
     assert_eq!(lab.engine.count(), 1, "nobody has looked");
+    lab.worker.take_events();
     assert_eq!(lab.send(LAN, flow(1000)).ctinfo, Some(CtInfo::New));
     assert_eq!(lab.engine.count(), 1);
+    let events = lab.worker.take_events();
+    assert!(
+        matches!(events[..], [Event::Destroy(..), Event::New(..)]),
+        "{events:?}"
+    );
     assert_eq!(in_words(&lab.ct_of(&flow(1000)).unwrap()), "30 [UNREPLIED]");
     assert!(lab.moved().is_empty());
 }

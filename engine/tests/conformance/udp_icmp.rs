@@ -2,6 +2,7 @@
 
 use crate::lab::{A, B, LAN, Lab, WAN, in_words};
 use crate::packets::{ACK, SYN, icmp, ip, ipv4, query, segment, udp, udplite, unreachable};
+use clashtrack_engine::event::Event;
 use clashtrack_engine::status::{CtInfo, Status};
 use clashtrack_engine::time::SECOND;
 use clashtrack_engine::tuple::Protocol;
@@ -246,6 +247,11 @@ fn case_89_a_packet_over_loopback_is_tracked_once() {
     let syn = segment(SYN, 1, 0).packet((host, 1234), (host, 80));
     assert_eq!(lab.send(local, syn.clone()).ctinfo, Some(CtInfo::New));
     assert_eq!((lab.engine.count(), lab.moved().len()), (1, 0));
+    let events = lab.worker.take_events();
+    assert!(
+        matches!(events[..], [Event::New(..)]),
+        "one NEW and no more: {events:?}"
+    );
     assert!(
         lab.ct_of(&syn)
             .unwrap()
