@@ -100,6 +100,7 @@ pub mod random;
 pub mod rules;
 pub mod stats;
 pub mod status;
+pub mod sync;
 pub mod table;
 pub mod time;
 pub mod tuple;

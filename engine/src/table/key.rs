@@ -2,9 +2,10 @@
 
 use std::fmt;
 use std::hash::Hash;
-use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::storage::Zeroed;
 use crate::addr::{Addr, Family};
+use crate::sync::BodyWord;
 use crate::tuple::{Protocol, Tuple};
 
 /// One of the two keys of a connection: a tuple, and the zone id of its direction.
@@ -17,7 +18,7 @@ pub trait FlowKey: Copy + Eq + Hash + fmt::Debug + Send + Sync + 'static {
     type Words: AsRef<[u64]>;
     /// A place for a key inside an [`Entry`](super::slab::Entry): words that a reader may
     /// load while the entry is being reused (it then finds out by the entry's state).
-    type Cell: Default + Send + Sync + fmt::Debug;
+    type Cell: Zeroed + Send + Sync + fmt::Debug;
 
     /// Packs a tuple. The tuple's family must be [`FlowKey::FAMILY`].
     fn pack(tuple: &Tuple, zone: u16) -> Self;
@@ -25,6 +26,11 @@ pub trait FlowKey: Copy + Eq + Hash + fmt::Debug + Send + Sync + 'static {
     fn tuple(&self) -> Tuple;
     /// The zone id that was packed.
     fn zone(&self) -> u16;
+    /// The key of a packet that answers one of this key, in the same zone: the packed
+    /// [`Tuple::invert`]. `None` where no packet answers.
+    fn inverse(&self) -> Option<Self> {
+        Some(Self::pack(&self.tuple().invert()?, self.zone()))
+    }
     /// The key's words.
     fn words(&self) -> Self::Words;
     /// Reads a cell.
@@ -47,7 +53,7 @@ pub struct KeyV4 {
 impl FlowKey for KeyV4 {
     const FAMILY: Family = Family::Ipv4;
     type Words = [u64; 2];
-    type Cell = [AtomicU64; 2];
+    type Cell = [BodyWord; 2];
 
     fn pack(t: &Tuple, zone: u16) -> KeyV4 {
         debug_assert_eq!(t.family, Family::Ipv4);
@@ -78,24 +84,36 @@ impl FlowKey for KeyV4 {
         (self.words[1] >> 16) as u16
     }
 
+    fn inverse(&self) -> Option<KeyV4> {
+        let [addresses, rest] = self.words;
+        if Protocol((rest >> 8) as u8).is_icmp() {
+            return Some(KeyV4::pack(&self.tuple().invert()?, self.zone()));
+        }
+        // Addresses change places, and so do the keys; zone and protocol stay.
+        const REST: u64 = u32::MAX as u64;
+        Some(KeyV4 {
+            words: [
+                addresses.rotate_left(32),
+                u64::from(((rest >> 32) as u32).rotate_left(16)) << 32 | rest & REST,
+            ],
+        })
+    }
+
     fn words(&self) -> [u64; 2] {
         self.words
     }
 
     fn load(cell: &Self::Cell) -> KeyV4 {
-        // Relaxed: ordered by the entry's state, which every reader checks before it believes the key.
+        // Ordered by the entry's state, which every reader checks before it believes the key.
         KeyV4 {
-            words: [
-                cell[0].load(Ordering::Relaxed),
-                cell[1].load(Ordering::Relaxed),
-            ],
+            words: [cell[0].load(), cell[1].load()],
         }
     }
 
     fn store(cell: &Self::Cell, key: KeyV4) {
-        // Relaxed: only the owner of an unpublished entry writes; publishing it is the release.
-        cell[0].store(key.words[0], Ordering::Relaxed);
-        cell[1].store(key.words[1], Ordering::Relaxed);
+        // Only the owner of an unpublished entry writes; publishing it is the release.
+        cell[0].store(key.words[0]);
+        cell[1].store(key.words[1]);
     }
 }
 
@@ -122,6 +140,10 @@ mod tests {
             };
             let key = KeyV4::pack(&tuple, zone);
             prop_assert_eq!((key.tuple(), key.zone()), (tuple, zone));
+            prop_assert_eq!(
+                key.inverse().map(|inverse| (inverse.tuple(), inverse.zone())),
+                tuple.invert().map(|inverse| (inverse, zone))
+            );
             let cell = Default::default();
             KeyV4::store(&cell, key);
             prop_assert_eq!(KeyV4::load(&cell), key);

@@ -21,8 +21,10 @@
 
 pub mod hash;
 pub mod key;
+pub mod lockfree;
 pub mod mutex;
 pub mod slab;
+pub mod storage;
 
 use key::FlowKey;
 use slab::{Entry, EntryId, Slab};

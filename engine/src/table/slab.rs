@@ -51,7 +51,9 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crossbeam_utils::Backoff;
 
 use super::key::{FlowKey, KeyV4};
+use super::storage::{Array, Zeroed};
 use crate::status::Status;
+use crate::sync::AtomicU64 as StateWord;
 use crate::time::{Nanos, is_past};
 use crate::tuple::Direction;
 
@@ -75,7 +77,8 @@ pub enum Life {
     Pending = 1,
     /// In the table: found by its keys.
     Confirmed = 2,
-    /// Taken out of the table, still in somebody's hands.
+    /// Taken out of the table, still in somebody's hands. Also shown for what a table
+    /// refused and has not given back yet.
     Dying = 3,
 }
 
@@ -125,7 +128,7 @@ impl EntryState {
 #[repr(C, align(64))]
 #[derive(Debug)]
 pub struct Entry<K: FlowKey> {
-    state: AtomicU64,
+    state: StateWord,
     original: K::Cell,
     reply: K::Cell,
     deadline: AtomicU64,
@@ -142,7 +145,7 @@ const _: () = assert!(
 impl<K: FlowKey> Default for Entry<K> {
     fn default() -> Entry<K> {
         Entry {
-            state: AtomicU64::new(0),
+            state: StateWord::new(0),
             original: K::Cell::default(),
             reply: K::Cell::default(),
             deadline: AtomicU64::new(0),
@@ -153,7 +156,28 @@ impl<K: FlowKey> Default for Entry<K> {
     }
 }
 
+// SAFETY: all fields are atomics and cells of them, for which all-zero bytes are a value
+// (`FlowKey::Cell` is `Zeroed` by its bound), and that value is `default()`.
+unsafe impl<K: FlowKey> Zeroed for Entry<K> {}
+
+// SAFETY: atomics only; zeroes are `default()`.
+unsafe impl Zeroed for TrackerCell {}
+
+// SAFETY: atomics only; zeroes are `default()`.
+unsafe impl Zeroed for Traffic {}
+
 impl<K: FlowKey> Entry<K> {
+    /// The state word itself, for a table that makes its own steps on it.
+    pub(super) fn state_word(&self) -> &StateWord {
+        &self.state
+    }
+
+    /// Sets all bits to these. Only for the owner of an unconfirmed entry: a plain store.
+    pub(super) fn put_status(&self, status: Status) {
+        // Relaxed: see `status`.
+        self.status.store(status.bits(), Ordering::Relaxed);
+    }
+
     /// The state word.
     #[must_use]
     pub fn state(&self) -> EntryState {
@@ -400,9 +424,9 @@ impl FreeCache {
 /// All entries of a table.
 #[derive(Debug)]
 pub struct Slab<K: FlowKey> {
-    entries: Box<[Entry<K>]>,
-    trackers: Box<[TrackerCell]>,
-    traffic: Option<Box<[[Traffic; 2]]>>,
+    entries: Array<Entry<K>>,
+    trackers: Array<TrackerCell>,
+    traffic: Option<Array<[Traffic; 2]>>,
     pool: Mutex<Vec<u32>>,
 }
 
@@ -413,17 +437,24 @@ impl<K: FlowKey> Slab<K> {
     /// If `capacity` is 0 or does not fit 2^31 entries.
     #[must_use]
     pub fn new(capacity: usize, acct: bool) -> Slab<K> {
+        let mut slab = Slab::without_pool(capacity, acct);
+        // Low numbers first: a table that is never full touches less memory.
+        slab.pool = Mutex::new((0..capacity as u32).rev().collect());
+        slab
+    }
+
+    /// A slab whose free numbers are kept by the table itself, which begins their lives
+    /// with [`Slab::begin_life`].
+    pub(super) fn without_pool(capacity: usize, acct: bool) -> Slab<K> {
         assert!(
             capacity > 0 && capacity < 1 << 31,
             "a slab holds 1 to 2^31 - 1 entries, not {capacity}"
         );
-        let boxed = |n| (0..n).map(|_| Entry::default()).collect();
         Slab {
-            entries: boxed(capacity),
-            trackers: (0..capacity).map(|_| TrackerCell::default()).collect(),
-            traffic: acct.then(|| (0..capacity).map(|_| Default::default()).collect()),
-            // Low numbers first: a table that is never full touches less memory.
-            pool: Mutex::new((0..capacity as u32).rev().collect()),
+            entries: Array::zeroed(capacity),
+            trackers: Array::zeroed(capacity),
+            traffic: acct.then(|| Array::zeroed(capacity)),
+            pool: Mutex::new(Vec::new()),
         }
     }
 
@@ -487,6 +518,12 @@ impl<K: FlowKey> Slab<K> {
             cache.free.extend(pool.drain(keep..));
         }
         let index = cache.free.pop()?;
+        Some(self.begin_life(index, 1))
+    }
+
+    /// The next life of a free entry: Pending, status and deadline zero. The number must
+    /// be the caller's own (I2).
+    pub(super) fn begin_life(&self, index: u32, aux: u32) -> EntryId {
         let entry = self.at(index);
         let generation = entry.state().generation.wrapping_add(1) & GENERATION_MASK;
         // Relaxed: the entry is ours alone (I2); publishing it is P1's business.
@@ -497,13 +534,13 @@ impl<K: FlowKey> Slab<K> {
             traffic[index as usize].iter().for_each(Traffic::reset);
         }
         let state = EntryState {
-            aux: 1,
+            aux,
             generation,
             life: Life::Pending,
         };
         // Release: a reader carried here by an old link must not pair the new life with old fields.
         entry.state.store(state.pack(), Ordering::Release);
-        Some(EntryId { index, generation })
+        EntryId { index, generation }
     }
 
     /// Takes a reference, unless the entry is free or on its way there

@@ -1,0 +1,79 @@
+//! The one door to atomics for the code that a checker runs: std's, or loom's with
+//! `--cfg loom`. The lock-free table and the words of entries that it depends on name no
+//! other.
+
+#[cfg(loom)]
+pub use loom::sync::atomic::{AtomicU64, fence};
+#[cfg(not(loom))]
+pub use std::sync::atomic::{AtomicU64, fence};
+
+pub use std::sync::atomic::Ordering;
+
+/// Cells of memory that one thread owns while it writes and that others read only after
+/// it was handed to them. For real a relaxed atomic: a reader that was late reads nonsense
+/// and finds out by the word that guards the cell. For loom a plain cell, so that reading
+/// one without being handed it is reported as the race it would be.
+macro_rules! body_cell {
+    ($name:ident, $value:ty, $atomic:ty, $doc:literal) => {
+        #[doc = $doc]
+        #[cfg(not(loom))]
+        #[derive(Debug, Default)]
+        pub struct $name($atomic);
+
+        #[cfg(not(loom))]
+        impl $name {
+            /// Reads it.
+            #[inline]
+            #[must_use]
+            pub fn load(&self) -> $value {
+                // Relaxed: whoever hands the cell over orders it.
+                self.0.load(Ordering::Relaxed)
+            }
+
+            /// Writes it; only for its owner.
+            #[inline]
+            pub fn store(&self, value: $value) {
+                // Relaxed: whoever hands the cell over orders it.
+                self.0.store(value, Ordering::Relaxed);
+            }
+        }
+
+        #[doc = $doc]
+        #[cfg(loom)]
+        #[derive(Debug, Default)]
+        pub struct $name(loom::cell::UnsafeCell<$value>);
+
+        // SAFETY: under loom every access is checked against all others; a conflict ends the run.
+        #[cfg(loom)]
+        unsafe impl Sync for $name {}
+
+        #[cfg(loom)]
+        impl $name {
+            /// Reads it.
+            #[must_use]
+            pub fn load(&self) -> $value {
+                // SAFETY: loom has just checked that nobody writes at the same time.
+                self.0.with(|cell| unsafe { *cell })
+            }
+
+            /// Writes it; only for its owner.
+            pub fn store(&self, value: $value) {
+                // SAFETY: loom has just checked that nobody else is in there.
+                self.0.with_mut(|cell| unsafe { *cell = value });
+            }
+        }
+    };
+}
+
+body_cell!(
+    BodyWord,
+    u64,
+    AtomicU64,
+    "64 bits of a body that is handed over by some other word."
+);
+body_cell!(
+    BodyHalf,
+    u32,
+    std::sync::atomic::AtomicU32,
+    "32 bits of a body that is handed over by some other word."
+);

@@ -1,0 +1,172 @@
+//! Canonical keys and pieces: what a connection owns in the table.
+//!
+//! A key and its inverse are the two *orientations* of one canonical key, the smaller of
+//! both. A connection without NAT owns both orientations with one slot; one with NAT owns
+//! one orientation each of two canonical keys, with two. Two pieces are *equal* when their
+//! canonical keys are and they cover a common orientation.
+
+use super::word::{COVERS_BOTH, Covers, Pattern, Slot};
+use crate::table::hash::{HashKey, bucket_of};
+use crate::table::key::FlowKey;
+use crate::table::slab::EntryId;
+use crate::tuple::Direction;
+
+/// A key as the table sees it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Oriented<K> {
+    /// The smaller of the key and its inverse.
+    pub(super) canon: K,
+    /// Which of the two it was: one bit. A key that is its own inverse is always bit 0.
+    pub(super) covers: Covers,
+    /// The larger one; the same again where there is no inverse.
+    inverse: K,
+}
+
+/// Orders keys by their words. Which order does not matter, only that it is one.
+fn is_less<K: FlowKey>(a: &K, b: &K) -> bool {
+    a.words().as_ref() < b.words().as_ref()
+}
+
+impl<K: FlowKey> Oriented<K> {
+    #[inline]
+    pub(super) fn new(key: &K) -> Oriented<K> {
+        match key.inverse() {
+            Some(inverse) if is_less(&inverse, key) => Oriented {
+                canon: inverse,
+                covers: 2,
+                inverse: *key,
+            },
+            inverse => Oriented {
+                canon: *key,
+                covers: 1,
+                inverse: inverse.unwrap_or(*key),
+            },
+        }
+    }
+
+    /// A tuple to itself: no telling question from answer.
+    fn is_own_inverse(&self) -> bool {
+        self.canon == self.inverse && self.canon.inverse().is_some()
+    }
+}
+
+/// Where a canonical key belongs.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Place {
+    /// Head bucket.
+    pub(super) bucket: u32,
+    /// Hash bits that the bucket does not depend on.
+    pub(super) tag: u16,
+}
+
+impl Place {
+    #[inline]
+    pub(super) fn of<K: FlowKey>(canon: &K, hash_key: HashKey, buckets: u32) -> Place {
+        let hash = hash_key.hash(canon);
+        Place {
+            bucket: bucket_of(hash, buckets),
+            // The bucket comes from the upper half.
+            tag: hash as u16,
+        }
+    }
+}
+
+/// One slot's worth of a connection.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Piece<K> {
+    key: Oriented<K>,
+    covers: Covers,
+    role: Direction,
+    pub(super) place: Place,
+}
+
+impl<K: FlowKey> Piece<K> {
+    fn new(key: Oriented<K>, covers: Covers, role: Direction, table: (HashKey, u32)) -> Piece<K> {
+        Piece {
+            key,
+            covers,
+            role,
+            place: Place::of(&key.canon, table.0, table.1),
+        }
+    }
+
+    /// The word of this piece of an entry.
+    pub(super) fn slot(&self, id: EntryId) -> Slot {
+        Slot::new(
+            self.place.tag,
+            self.covers,
+            self.role,
+            id.generation,
+            id.index,
+        )
+    }
+
+    /// Slots that may be of an equal piece.
+    pub(super) fn pattern(&self) -> Pattern {
+        Pattern::new(self.place.tag, self.covers)
+    }
+
+    /// Has `key` this canonical key?
+    pub(super) fn has_canon_of(&self, key: &K) -> bool {
+        self.key.canon == *key || self.key.inverse == *key
+    }
+}
+
+/// The pieces of a connection in ascending order of canonical keys: the order in which
+/// everybody installs them, so that helpers always go upwards and never in a circle.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pieces<K> {
+    pieces: [Piece<K>; 2],
+    count: usize,
+}
+
+/// Both keys of a NATed connection are the same one: it would clash with itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct SelfClash;
+
+impl<K: FlowKey> Pieces<K> {
+    /// The pieces of a connection of these keys; `table` is the hash key and the number of head buckets.
+    pub(super) fn of(
+        original: &K,
+        reply: &K,
+        table: (HashKey, u32),
+    ) -> Result<Pieces<K>, SelfClash> {
+        let (first, second) = (Oriented::new(original), Oriented::new(reply));
+        if first.canon == second.canon {
+            if first.covers == second.covers && !first.is_own_inverse() {
+                return Err(SelfClash);
+            }
+            return Ok(Pieces::one(Piece::new(
+                first,
+                COVERS_BOTH,
+                Direction::Original,
+                table,
+            )));
+        }
+        let mut pieces = [
+            Piece::new(first, first.covers, Direction::Original, table),
+            Piece::new(second, second.covers, Direction::Reply, table),
+        ];
+        if is_less(&second.canon, &first.canon) {
+            pieces.swap(0, 1);
+        }
+        Ok(Pieces { pieces, count: 2 })
+    }
+
+    /// The piece of a connection that lives by its reply key alone.
+    pub(super) fn reply_only(reply: &K, table: (HashKey, u32)) -> Pieces<K> {
+        let key = Oriented::new(reply);
+        Pieces::one(Piece::new(key, key.covers, Direction::Reply, table))
+    }
+
+    fn one(piece: Piece<K>) -> Pieces<K> {
+        Pieces {
+            pieces: [piece; 2],
+            count: 1,
+        }
+    }
+
+    pub(super) fn iter(&self) -> std::slice::Iter<'_, Piece<K>> {
+        self.pieces[..self.count].iter()
+    }
+}

@@ -1,0 +1,339 @@
+//! One chain: its header, its links, and the changes that everybody makes to it alike.
+
+use super::bucket::{Bucket, Geometry, Index, LINKS_MAX, overflow_needed};
+use super::scan::bits;
+use super::word::{Header, Link, Slot};
+use super::worker::LockfreeWorker;
+use crate::sync::{AtomicU64, Ordering};
+
+/// The chain of a head bucket.
+#[derive(Debug)]
+pub(super) struct Chain<'i, G> {
+    index: &'i Index<G>,
+    bucket: u32,
+}
+
+impl<G> Clone for Chain<'_, G> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<G> Copy for Chain<'_, G> {}
+
+/// The linked words of a chain under one header.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Links {
+    words: [Link; LINKS_MAX],
+    count: usize,
+}
+
+impl Links {
+    /// Positions of the chain.
+    pub(super) fn positions<G: Geometry>(&self) -> usize {
+        G::HEAD_SLOTS + self.count * G::OVERFLOW_SLOTS
+    }
+
+    fn bucket(&self, depth: usize) -> u32 {
+        self.words[depth]
+            .bucket()
+            .expect("a linked word holds a bucket (I8)")
+    }
+}
+
+/// Where a position is: a bucket and a slot of it. A position alone does not say it, for
+/// what is unlinked and linked again may be another bucket.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Home {
+    overflow: Option<u32>,
+    slot: usize,
+}
+
+/// A slot that was claimed and is not official yet.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Claim {
+    pub(super) position: usize,
+    pub(super) home: Home,
+}
+
+/// A bucket that was put into a link word and is not linked yet, by whoever answers for it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Proposal<'i> {
+    word: &'i AtomicU64,
+    depth: usize,
+    value: Link,
+}
+
+/// What became of an attempt to lengthen a chain.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Lengthened {
+    /// By us or by somebody else, or the header changed: the chain must be looked at anew.
+    LookAgain,
+    /// There is no overflow bucket.
+    NoBucket,
+}
+
+/// A change of a header.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Change {
+    /// Positions that become official.
+    pub(super) set: u32,
+    /// Positions that cease to be.
+    pub(super) clear: u32,
+    /// Take out the trailing overflow buckets that hold nothing official.
+    pub(super) trim: bool,
+}
+
+impl<G: Geometry> Index<G> {
+    #[inline]
+    pub(super) fn chain(&self, bucket: u32) -> Chain<'_, G> {
+        Chain {
+            index: self,
+            bucket,
+        }
+    }
+}
+
+impl<'i, G: Geometry> Chain<'i, G> {
+    pub(super) fn head(self) -> &'i Bucket {
+        &self.index.heads[self.bucket as usize]
+    }
+
+    pub(super) fn header(self) -> Header {
+        // Acquire, P3: official words, link words and decisions behind this header.
+        Header(self.head().word.load(Ordering::Acquire))
+    }
+
+    /// The link word of a depth, given the ones above it.
+    fn link_word(self, links: &Links, depth: usize) -> &'i AtomicU64 {
+        match depth.checked_sub(1) {
+            None => &self.index.ext[self.bucket as usize],
+            Some(above) => &self.index.overflow.bucket(links.bucket(above)).word,
+        }
+    }
+
+    /// Follows the links, at most `count`; ends where a bucket has gone.
+    pub(super) fn walk(self, count: usize) -> Links {
+        let mut links = Links {
+            words: [Link::FRESH; LINKS_MAX],
+            count: 0,
+        };
+        while links.count < count {
+            // Acquire, P4: the bucket is empty, or what was put into it since.
+            let link = Link(self.link_word(&links, links.count).load(Ordering::Acquire));
+            if link.bucket().is_none() {
+                break;
+            }
+            links.words[links.count] = link;
+            links.count += 1;
+        }
+        links
+    }
+
+    /// The links under `h`, loaded after it. `None`: `h` does not stand any more.
+    pub(super) fn links(self, h: Header) -> Option<Links> {
+        let links = self.walk(h.overflow());
+        (links.count == h.overflow()).then_some(links)
+    }
+
+    /// The linked overflow buckets.
+    #[cfg(test)]
+    pub(super) fn overflow_numbers(self, links: &Links) -> Vec<u32> {
+        (0..links.count).map(|depth| links.bucket(depth)).collect()
+    }
+
+    /// The buckets of the chain: bucket, its first position, slots used.
+    pub(super) fn buckets(self, links: Links) -> impl Iterator<Item = (&'i Bucket, usize, usize)> {
+        let overflow = (0..links.count).map(move |depth| {
+            (
+                self.index.overflow.bucket(links.bucket(depth)),
+                G::HEAD_SLOTS + depth * G::OVERFLOW_SLOTS,
+                G::OVERFLOW_SLOTS,
+            )
+        });
+        std::iter::once((self.head(), 0, G::HEAD_SLOTS)).chain(overflow)
+    }
+
+    /// Where a position is under these links; `None` if it is not in the chain.
+    pub(super) fn home(self, links: &Links, position: usize) -> Option<Home> {
+        let Some(beyond) = position.checked_sub(G::HEAD_SLOTS) else {
+            return Some(Home {
+                overflow: None,
+                slot: position,
+            });
+        };
+        let depth = beyond / G::OVERFLOW_SLOTS;
+        (depth < links.count).then(|| Home {
+            overflow: Some(links.bucket(depth)),
+            slot: beyond % G::OVERFLOW_SLOTS,
+        })
+    }
+
+    pub(super) fn slot(self, home: Home) -> &'i AtomicU64 {
+        match home.overflow {
+            None => &self.head().slots[home.slot],
+            Some(number) => &self.index.overflow.bucket(number).slots[home.slot],
+        }
+    }
+
+    /// Claims the first free position below `limit` that is not official under `h`.
+    pub(super) fn claim(self, h: Header, links: &Links, limit: usize, mine: Slot) -> Option<Claim> {
+        (0..links.positions::<G>().min(limit))
+            .filter(|position| !h.is_official(*position))
+            .find_map(|position| {
+                let home = self.home(links, position)?;
+                let word = self.slot(home);
+                // Relaxed: only a look; the CAS decides.
+                if Slot(word.load(Ordering::Relaxed)) != Slot::EMPTY {
+                    return None;
+                }
+                // AcqRel, P2 and P5: takes over the header of whoever emptied it, and hands the
+                // entry's body on to whoever reads the word. Failure relaxed: the next one is tried.
+                word.compare_exchange(Slot::EMPTY.0, mine.0, Ordering::AcqRel, Ordering::Relaxed)
+                    .is_ok()
+                    .then_some(Claim { position, home })
+            })
+    }
+
+    /// Gives a claim up.
+    pub(super) fn unclaim(self, claim: Claim) {
+        // Release, P5: as every emptying.
+        self.slot(claim.home)
+            .store(Slot::EMPTY.0, Ordering::Release);
+    }
+
+    /// Changes the header from `h`; true if it was still `h`. Then the words of cleared
+    /// positions are ours to empty, and buckets that went out are ours to take out.
+    pub(super) fn change(
+        self,
+        worker: &mut LockfreeWorker,
+        h: Header,
+        links: &Links,
+        change: Change,
+    ) -> bool {
+        let valid = (h.valid() | change.set) & !change.clear;
+        let overflow = if change.trim {
+            h.overflow().min(overflow_needed::<G>(valid))
+        } else {
+            h.overflow()
+        };
+        // AcqRel, P3: all that this header stands on. Failure acquire: the header is loaded again anyway.
+        let changed = self.head().word.compare_exchange(
+            h.0,
+            h.next(valid, overflow).0,
+            Ordering::AcqRel,
+            Ordering::Acquire,
+        );
+        if changed.is_err() {
+            return false;
+        }
+        for position in bits(change.clear) {
+            let home = self
+                .home(links, position)
+                .expect("an official position is in the chain (I9)");
+            // Release, P5: whoever claims the slot has our header behind it.
+            self.slot(home).store(Slot::EMPTY.0, Ordering::Release);
+        }
+        for depth in (overflow..links.count).rev() {
+            // From the value read under `h`: reading again would find somebody's current proposal.
+            self.take_out(worker, self.link_word(links, depth), links.words[depth]);
+        }
+        true
+    }
+
+    /// Takes a bucket out of a link word; whoever succeeds retires it.
+    fn take_out(self, worker: &mut LockfreeWorker, word: &AtomicU64, value: Link) {
+        // AcqRel, P4: all that was done to the bucket goes with it. Failure: somebody adopted it, his business now.
+        let taken = word.compare_exchange(
+            value.0,
+            value.taken_out().0,
+            Ordering::AcqRel,
+            Ordering::Acquire,
+        );
+        if taken.is_ok()
+            && let Some(number) = value.bucket()
+        {
+            worker.overflow_limbo.retire(number);
+            worker.counters.unlinked += 1;
+        }
+    }
+
+    /// Lengthens the chain by one bucket, from header `h`.
+    pub(super) fn lengthen(
+        self,
+        worker: &mut LockfreeWorker,
+        h: Header,
+        links: &Links,
+        proposal: &mut Option<Proposal<'i>>,
+    ) -> Lengthened {
+        let depth = links.count;
+        let word = self.link_word(links, depth);
+        // Acquire, P4.
+        let seen = Link(word.load(Ordering::Acquire));
+        let is_current = seen.bucket().is_some() && seen.tag() == h.version();
+        if !is_current {
+            // An outdated bucket is adopted: its value can never become linked again.
+            let (number, private) = match seen.bucket() {
+                Some(number) => (number, false),
+                None => match self.take_bucket(worker) {
+                    Some(number) => (number, true),
+                    None => return Lengthened::NoBucket,
+                },
+            };
+            let value = Link::new(h.version(), number);
+            // The header is looked at again between allocation and publication: one bucket is
+            // published under one version once (I8). AcqRel, P4: the bucket is empty. Failure: looked at again.
+            let published = self.header() == h
+                && word
+                    .compare_exchange(seen.0, value.0, Ordering::AcqRel, Ordering::Acquire)
+                    .is_ok();
+            if !published {
+                if private {
+                    self.index
+                        .overflow
+                        .give_private(&mut worker.overflow, number);
+                }
+                return Lengthened::LookAgain;
+            }
+            if proposal.is_some_and(|old| !std::ptr::eq(old.word, word)) {
+                self.sweep(worker, proposal.take());
+            }
+            *proposal = Some(Proposal { word, depth, value });
+        }
+        let longer = h.next(h.valid(), h.overflow() + 1);
+        // AcqRel, P3; failure: looked at again.
+        let linked =
+            self.head()
+                .word
+                .compare_exchange(h.0, longer.0, Ordering::AcqRel, Ordering::Acquire);
+        if linked.is_ok() {
+            worker.counters.linked += 1;
+            // Linking somebody else's bucket says nothing about one of ours elsewhere.
+            if !is_current {
+                *proposal = None;
+            }
+        }
+        Lengthened::LookAgain
+    }
+
+    fn take_bucket(self, worker: &mut LockfreeWorker) -> Option<u32> {
+        let pool = &self.index.overflow;
+        let bucket = pool.take(&mut worker.overflow, G::OVERFLOW_SLOTS);
+        bucket.or_else(|| {
+            worker.reclaim_buckets(pool);
+            pool.take(&mut worker.overflow, G::OVERFLOW_SLOTS)
+        })
+    }
+
+    /// Before an installer goes: a bucket that it published and nobody linked comes out again.
+    pub(super) fn sweep(self, worker: &mut LockfreeWorker, proposal: Option<Proposal<'i>>) {
+        let Some(Proposal { word, depth, value }) = proposal else {
+            return;
+        };
+        // Acquire, and the header after the word: not linked now and its version has
+        // passed, so it never will be.
+        if word.load(Ordering::Acquire) == value.0 && self.header().overflow() <= depth {
+            self.take_out(worker, word, value);
+        }
+    }
+}

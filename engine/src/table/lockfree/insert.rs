@@ -1,0 +1,277 @@
+//! Confirming: an insert by both keys, what a clash makes of it, and the insert by the
+//! reply key alone.
+
+use super::LockfreeTable;
+use super::bucket::Geometry;
+use super::canonical::Pieces;
+use super::install::Insert;
+use super::word::{Abort, Attempt, State};
+use super::worker::LockfreeWorker;
+use crate::status::Status;
+use crate::sync::{Ordering, fence};
+use crate::table::key::FlowKey;
+use crate::table::slab::{Entry, EntryId};
+use crate::table::{Clash, ClashPolicy, ClashStep, Confirmed, Refusal, make_reply_only};
+use crate::time::Nanos;
+use crate::tuple::Direction;
+
+/// Attempts of one stage of a confirm: each further one because the winner of the clash was
+/// gone when it was looked up, so somebody else made progress each time.
+const ATTEMPTS_MAX: u8 = 8;
+
+/// A confirm under way.
+#[derive(Debug)]
+struct Confirm {
+    id: EntryId,
+    now: Nanos,
+    /// The entry's timeout, relative, and its status before: what it has again after a refusal.
+    timeout: Nanos,
+    status: Status,
+    /// Positions of a chain that may be claimed.
+    limit: usize,
+    /// Attempts of this life so far, of both stages.
+    attempts: u8,
+}
+
+/// By which keys.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stage {
+    BothKeys,
+    ReplyOnly,
+}
+
+/// The limit of one insert: the upper third of what a chain can hold, drawn anew for
+/// each, as the kernel draws from the upper third of its own (`kernel_chain_limit`).
+fn draw_limit<G: Geometry>(random: u32) -> usize {
+    let spread = G::POSITIONS * 10 / 28 + 1;
+    let shortest = G::POSITIONS + 1 - spread;
+    shortest + ((u64::from(random) * spread as u64) >> 32) as usize
+}
+
+impl<K: FlowKey, G: Geometry> LockfreeTable<K, G> {
+    /// [`FlowTable::confirm`](crate::table::FlowTable::confirm), pinned.
+    pub(super) fn confirm_pinned(
+        &self,
+        worker: &mut LockfreeWorker,
+        id: EntryId,
+        now: Nanos,
+        random: u32,
+        policy: &mut dyn ClashPolicy<K>,
+    ) -> Confirmed {
+        worker.now = now;
+        let entry = self.slab.entry(id);
+        let (original, reply) = (entry.key(Direction::Original), entry.key(Direction::Reply));
+        let status = entry.status();
+        let refusal = if status.contains(Status::DYING) {
+            Some(Refusal::Dying)
+        } else if Pieces::of(&original, &reply, self.hashing()).is_err() {
+            Some(Refusal::Clash(Clash {
+                winner: id,
+                key: Direction::Reply,
+                winner_key: Direction::Original,
+                at_reply_only: false,
+            }))
+        } else {
+            None
+        };
+        if let Some(refusal) = refusal {
+            self.end_unseen(worker, id);
+            return Confirmed::Refused(refusal);
+        }
+        let mut confirm = Confirm {
+            id,
+            now,
+            timeout: entry.deadline(),
+            status,
+            limit: draw_limit::<G>(random),
+            attempts: 0,
+        };
+        let outcome = self.confirm_or_resolve(worker, &mut confirm, policy);
+        if !matches!(outcome, Confirmed::Inserted | Confirmed::ReplyOnly(_)) {
+            self.retire(worker, id);
+        }
+        outcome
+    }
+
+    /// The two stages, and what the policy says between them.
+    fn confirm_or_resolve(
+        &self,
+        worker: &mut LockfreeWorker,
+        confirm: &mut Confirm,
+        policy: &mut dyn ClashPolicy<K>,
+    ) -> Confirmed {
+        let loser = self.slab.entry(confirm.id);
+        let first = match self.insert(worker, confirm, Stage::BothKeys) {
+            Ok(()) => return Confirmed::Inserted,
+            Err(Refusal::Clash(clash)) => clash,
+            Err(refusal) => return Confirmed::Refused(refusal),
+        };
+        match policy.decide(&first, loser, self.slab.entry(first.winner)) {
+            ClashStep::Merge => self.merge(worker, first),
+            ClashStep::Drop => Confirmed::Refused(Refusal::Clash(first)),
+            ClashStep::ReplyOnly => {
+                // The reply chain is taken without a limit here, as in the kernel.
+                confirm.limit = G::POSITIONS;
+                match self.insert(worker, confirm, Stage::ReplyOnly) {
+                    Ok(()) => Confirmed::ReplyOnly(first),
+                    Err(Refusal::Clash(again)) => {
+                        match policy.decide(&again, loser, self.slab.entry(again.winner)) {
+                            ClashStep::Merge => self.merge(worker, again),
+                            _ => Confirmed::Refused(Refusal::Clash(again)),
+                        }
+                    }
+                    Err(refusal) => Confirmed::Refused(refusal),
+                }
+            }
+        }
+    }
+
+    fn merge(&self, worker: &mut LockfreeWorker, clash: Clash) -> Confirmed {
+        worker.hold();
+        Confirmed::Merged(clash)
+    }
+
+    /// Inserts, or says which key is taken and by whom. After an error the entry is as it
+    /// was before, but seen by others: it must be retired, or inserted again.
+    fn insert(
+        &self,
+        worker: &mut LockfreeWorker,
+        confirm: &mut Confirm,
+        stage: Stage,
+    ) -> Result<(), Refusal> {
+        let keys: &[Direction] = match stage {
+            Stage::BothKeys => &[Direction::Original, Direction::Reply],
+            Stage::ReplyOnly => &[Direction::Reply],
+        };
+        for attempt in 1..=ATTEMPTS_MAX {
+            let Err(why) = self.attempt(worker, confirm, stage) else {
+                return Ok(());
+            };
+            let seen = match why {
+                Abort::TooLong => return Err(Refusal::ChainTooLong),
+                Abort::NoRoom => return Err(Refusal::Full),
+                Abort::Clash(index) => index,
+            };
+            if let Some(clash) = self.find_clash(worker, confirm.id, keys, stage) {
+                return Err(Refusal::Clash(clash));
+            }
+            if attempt == ATTEMPTS_MAX {
+                return Err(Refusal::Clash(
+                    self.clash_with(confirm.id, seen, keys, stage),
+                ));
+            }
+            worker.counters.confirm_retry += 1;
+        }
+        unreachable!("the last attempt returns")
+    }
+
+    /// One attempt to get in, under a Pending state of its own.
+    fn attempt(
+        &self,
+        worker: &mut LockfreeWorker,
+        confirm: &mut Confirm,
+        stage: Stage,
+    ) -> Result<(), Abort> {
+        let id = confirm.id;
+        let entry = self.slab.entry(id);
+        confirm.attempts += 1;
+        let pending = State::pending(
+            id.generation,
+            Attempt {
+                number: confirm.attempts,
+                limit: confirm.limit,
+                reply_only: stage == Stage::ReplyOnly,
+            },
+        );
+        // All that holds once it is confirmed is written before: from the next store on
+        // anybody may confirm it.
+        entry.put_status(confirm.status | Status::CONFIRMED);
+        match stage {
+            Stage::BothKeys => entry.set_deadline(confirm.now + confirm.timeout),
+            Stage::ReplyOnly => make_reply_only(entry, confirm.now),
+        }
+        // Release, P1: keys and all other fields. A plain store: nobody changes a state that
+        // is free, dead or not yet in any slot, but its owner.
+        self.state_word(id).store(pending.0, Ordering::Release);
+        self.finish(worker, Insert { id, pending });
+        // Acquire, P1: what the decision was made from.
+        let state = State(self.state_word(id).load(Ordering::Acquire));
+        debug_assert!(!state.is_pending() && state.generation() == id.generation);
+        let Some(why) = state.abort() else {
+            // Confirmed, or somebody has removed it again since.
+            // Ours first: see the fence in `kill`.
+            fence(Ordering::SeqCst);
+            return Ok(());
+        };
+        self.clear_all(worker, id, &self.pieces_of(id, pending));
+        entry.put_status(confirm.status);
+        entry.set_deadline(confirm.timeout);
+        Err(why)
+    }
+
+    /// Looks the keys up again, in this order: the first that is owned is the one that clashed.
+    fn find_clash(
+        &self,
+        worker: &mut LockfreeWorker,
+        loser: EntryId,
+        keys: &[Direction],
+        stage: Stage,
+    ) -> Option<Clash> {
+        for &key in keys {
+            let wanted = self.slab.entry(loser).key(key);
+            let Some(found) = self.find(&wanted, &self.probe(&wanted), None) else {
+                continue;
+            };
+            if self.slab.entry(found.id).is_expired(worker.now) {
+                self.reap(worker, found.id);
+                continue;
+            }
+            return Some(Clash {
+                winner: found.id,
+                key,
+                winner_key: found.direction,
+                at_reply_only: stage == Stage::ReplyOnly,
+            });
+        }
+        None
+    }
+
+    /// The clash as the table saw it, with a winner that has gone since: for the last attempt.
+    fn clash_with(&self, loser: EntryId, winner: u32, keys: &[Direction], stage: Stage) -> Clash {
+        // The winner was alive while we were pinned: it is still readable.
+        let owner: &Entry<K> = self.slab.at(winner);
+        let generation = owner.state().generation;
+        let mine = self.slab.entry(loser);
+        let pairs = keys
+            .iter()
+            .flat_map(|&key| [(key, Direction::Reply), (key, Direction::Original)]);
+        let (key, winner_key) = pairs
+            .into_iter()
+            .find(|&(key, theirs)| mine.key(key) == owner.key(theirs))
+            .unwrap_or((Direction::Reply, Direction::Reply));
+        Clash {
+            winner: EntryId {
+                index: winner,
+                generation,
+            },
+            key,
+            winner_key,
+            at_reply_only: stage == Stage::ReplyOnly,
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::super::bucket::{Narrow, Wide};
+    use super::*;
+
+    #[test]
+    fn the_limit_is_drawn_from_the_upper_third_of_a_chain() {
+        assert_eq!(draw_limit::<Wide>(0), 18);
+        assert_eq!(draw_limit::<Wide>(u32::MAX), 28);
+        assert_eq!(draw_limit::<Narrow<1, 1, 1>>(0), 2);
+        assert_eq!(draw_limit::<Narrow<1, 1, 1>>(u32::MAX), 2);
+        assert_eq!(draw_limit::<Narrow<1, 1, 3>>(u32::MAX), 4);
+    }
+}

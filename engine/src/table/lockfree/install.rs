@@ -1,0 +1,278 @@
+//! Making pieces official, and with them an insert: the code that its owner and all of its
+//! helpers run alike.
+
+use super::LockfreeTable;
+use super::bucket::Geometry;
+use super::canonical::Piece;
+use super::chain::{Chain, Change, Claim, Lengthened, Links, Proposal};
+use super::scan::{bits, scan};
+use super::word::{Abort, Header, Slot, State};
+use super::worker::LockfreeWorker;
+use crate::sync::Ordering;
+use crate::table::key::FlowKey;
+use crate::table::slab::EntryId;
+
+/// An insert under way: the entry, and the Pending state that stands for this attempt.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Insert {
+    pub(super) id: EntryId,
+    pub(super) pending: State,
+}
+
+/// What an installer carries from one look at the chain to the next.
+#[derive(Debug, Default)]
+struct Tools<'i> {
+    claim: Option<Claim>,
+    proposal: Option<Proposal<'i>>,
+}
+
+/// What came of one look at the chain.
+enum Step {
+    /// The chain, or something met in it, changed.
+    Again,
+    /// The piece is official.
+    Official,
+    /// The insert is decided, and not by us confirming it.
+    Decided,
+}
+
+/// What a slot of the right tag turned out to be.
+enum Met {
+    /// Of an entry that is dead, or in another life.
+    Dead,
+    /// Of another key.
+    Other,
+    /// Of an equal piece whose insert is not decided.
+    Pending(Insert),
+    /// Of an equal piece.
+    Confirmed(EntryId),
+}
+
+impl<K: FlowKey, G: Geometry> LockfreeTable<K, G> {
+    /// Drives an insert to its decision. Anybody may call it, while pinned since before
+    /// `pending` was read.
+    ///
+    /// Calls itself by way of [`LockfreeTable::install`] when it meets another insert; each
+    /// time at a larger key, so no deeper than there are threads inserting.
+    pub(super) fn finish(&self, worker: &mut LockfreeWorker, insert: Insert) {
+        let pieces = self.pieces_of(insert.id, insert.pending);
+        for piece in pieces.iter() {
+            if !self.install(worker, insert, piece) {
+                return;
+            }
+        }
+        // AcqRel, P1: keys become visible, with all that made them official. Failure: somebody else decided.
+        let _ = self.state_word(insert.id).compare_exchange(
+            insert.pending.0,
+            insert.pending.confirmed().0,
+            Ordering::AcqRel,
+            Ordering::Acquire,
+        );
+    }
+
+    /// Makes one piece official; false if the insert is decided without it.
+    fn install(&self, worker: &mut LockfreeWorker, insert: Insert, piece: &Piece<K>) -> bool {
+        let chain = self.index.chain(piece.place.bucket);
+        let mut tools = Tools::default();
+        // Ends: each further turn is caused by a header that somebody else changed, finitely
+        // often for each operation of his, or by an insert that we finished.
+        let official = loop {
+            match self.look(worker, insert, piece, chain, &mut tools) {
+                Step::Again => {}
+                Step::Official => break true,
+                Step::Decided => break false,
+            }
+        };
+        if let Some(claim) = tools.claim {
+            chain.unclaim(claim);
+        }
+        chain.sweep(worker, tools.proposal);
+        official
+    }
+
+    /// One look at the chain, and the step that follows from it.
+    fn look<'i>(
+        &self,
+        worker: &mut LockfreeWorker,
+        insert: Insert,
+        piece: &Piece<K>,
+        chain: Chain<'i, G>,
+        tools: &mut Tools<'i>,
+    ) -> Step {
+        let h = chain.header();
+        let Some(links) = chain.links(h) else {
+            return Step::Again;
+        };
+        if let Some(claim) = tools.claim
+            && chain.home(&links, claim.position) != Some(claim.home)
+        {
+            chain.unclaim(claim);
+            tools.claim = None;
+        }
+        let dead = match self.search(worker, insert, piece, chain, h, &links) {
+            Ok(dead) => dead,
+            Err(step) => return step,
+        };
+        // Acquire; after the header: an insert that was aborted and cleared before `h` is seen here.
+        if self.state_word(insert.id).load(Ordering::Acquire) != insert.pending.0 {
+            return Step::Decided;
+        }
+        if tools.claim.is_none() {
+            let limit = insert.pending.limit();
+            tools.claim = chain.claim(h, &links, limit, piece.slot(insert.id));
+        }
+        let Some(claim) = tools.claim else {
+            return self.make_room(worker, insert, chain, h, &links, &mut tools.proposal);
+        };
+        let change = Change {
+            set: 1 << claim.position,
+            clear: dead,
+            trim: dead != 0,
+        };
+        if !chain.change(worker, h, &links, change) {
+            return Step::Again;
+        }
+        // The word is the chain's now.
+        tools.claim = None;
+        Step::Official
+    }
+
+    /// Looks for an equal piece among the official positions. `Ok` with the dead ones of
+    /// the same tag if there is none.
+    fn search(
+        &self,
+        worker: &mut LockfreeWorker,
+        insert: Insert,
+        piece: &Piece<K>,
+        chain: Chain<'_, G>,
+        h: Header,
+        links: &Links,
+    ) -> Result<u32, Step> {
+        let mine = piece.slot(insert.id);
+        let mut dead = 0;
+        for (bucket, first, used) in chain.buckets(*links) {
+            let scanned = scan(bucket, used, piece.pattern());
+            for at in bits(scanned.matches & (h.valid() >> first)) {
+                let slot = scanned.slots[at];
+                if slot == mine {
+                    // Under a header that has gone the word may be a later claim on a slot
+                    // that was cleared: official only if `h` still stands.
+                    let stands = chain.header() == h;
+                    return Err(if stands { Step::Official } else { Step::Again });
+                }
+                match self.judge(slot, piece) {
+                    Met::Other => {}
+                    Met::Dead => dead |= 1 << (first + at),
+                    Met::Pending(other) => {
+                        worker.counters.helped += 1;
+                        self.finish(worker, other);
+                        return Err(Step::Again);
+                    }
+                    Met::Confirmed(winner) => {
+                        if self.slab.entry(winner).is_expired(worker.now) {
+                            self.reap(worker, winner);
+                            return Err(Step::Again);
+                        }
+                        self.abort(insert, Abort::Clash(winner.index));
+                        return Err(Step::Decided);
+                    }
+                }
+            }
+        }
+        Ok(dead)
+    }
+
+    /// What a slot of the right tag stands for.
+    fn judge(&self, slot: Slot, piece: &Piece<K>) -> Met {
+        let entry = self.slab.at(slot.index());
+        // Acquire, P1: the body may be read only after the state said that it is this life's.
+        let state = State(entry.state_word().load(Ordering::Acquire));
+        if !self.is_alive(slot, state) {
+            return Met::Dead;
+        }
+        if !piece.has_canon_of(&entry.key(slot.role())) {
+            return Met::Other;
+        }
+        let id = EntryId {
+            index: slot.index(),
+            generation: state.generation(),
+        };
+        if state.is_pending() {
+            Met::Pending(Insert { id, pending: state })
+        } else {
+            Met::Confirmed(id)
+        }
+    }
+
+    /// Does the slot stand for a piece of an entry that is pending or confirmed?
+    fn is_alive(&self, slot: Slot, state: State) -> bool {
+        slot.is_of(state)
+            && (state.is_pending() || state.is_confirmed())
+            // A leftover of an earlier attempt; an official one would have been cleared first.
+            && !(state.is_reply_only() && slot.role() == crate::tuple::Direction::Original)
+    }
+
+    /// No position could be claimed: clears dead ones, or lengthens the chain, or gives up.
+    fn make_room<'i>(
+        &self,
+        worker: &mut LockfreeWorker,
+        insert: Insert,
+        chain: Chain<'i, G>,
+        h: Header,
+        links: &Links,
+        proposal: &mut Option<Proposal<'i>>,
+    ) -> Step {
+        let dead = self.dead_positions(chain, h, links);
+        if dead != 0 {
+            let change = Change {
+                set: 0,
+                clear: dead,
+                trim: true,
+            };
+            chain.change(worker, h, links, change);
+            return Step::Again;
+        }
+        let mut why = Abort::TooLong;
+        if links.positions::<G>() < insert.pending.limit() && h.overflow() < G::OVERFLOW_MAX {
+            match chain.lengthen(worker, h, links, proposal) {
+                Lengthened::LookAgain => return Step::Again,
+                Lengthened::NoBucket => why = Abort::NoRoom,
+            }
+        }
+        if chain.header() != h {
+            return Step::Again;
+        }
+        self.abort(insert, why);
+        Step::Decided
+    }
+
+    /// Official positions whose entries are dead. Looked for only when room is short: it
+    /// costs a line for each entry.
+    fn dead_positions(&self, chain: Chain<'_, G>, h: Header, links: &Links) -> u32 {
+        bits(h.valid())
+            .filter(|position| {
+                let Some(home) = chain.home(links, *position) else {
+                    return false;
+                };
+                // Acquire, P2 and P1: as in a scan.
+                let slot = Slot(chain.slot(home).load(Ordering::Acquire));
+                if slot.is_free() {
+                    // Only under a header that has gone.
+                    return false;
+                }
+                let word = self.slab.at(slot.index()).state_word();
+                !self.is_alive(slot, State(word.load(Ordering::Acquire)))
+            })
+            .fold(0, |mask, position| mask | 1 << position)
+    }
+
+    fn abort(&self, insert: Insert, why: Abort) {
+        // AcqRel: the decision carries what it was made from. Failure: somebody else decided.
+        let _ = self.state_word(insert.id).compare_exchange(
+            insert.pending.0,
+            insert.pending.aborted(why).0,
+            Ordering::AcqRel,
+            Ordering::Acquire,
+        );
+    }
+}

@@ -1,0 +1,175 @@
+//! Lookup: loads only, alone or many at a time.
+
+use super::LockfreeTable;
+use super::bucket::Geometry;
+use super::canonical::{Oriented, Place};
+use super::prefetch::{Hint, prefetch};
+use super::scan::{bits, scan};
+use super::word::{Link, Pattern, Slot, State};
+use super::worker::LockfreeWorker;
+use crate::sync::Ordering;
+use crate::table::Hit;
+use crate::table::key::FlowKey;
+use crate::table::slab::EntryId;
+use crate::time::Nanos;
+use crate::tuple::Direction;
+
+/// Where and what to look for.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Probe {
+    bucket: u32,
+    pattern: Pattern,
+}
+
+impl Probe {
+    /// The head bucket.
+    pub(super) fn bucket(&self) -> u32 {
+        self.bucket
+    }
+}
+
+/// Keys whose memory is asked for at the same time.
+const BATCH: usize = 64;
+
+/// A key of a batch between two passes.
+#[derive(Clone, Copy, Debug)]
+enum Stage {
+    /// Nobody has it.
+    Miss,
+    /// This slot of the head bucket has the right tag.
+    Candidate(Slot),
+    /// Nothing in the head bucket, but the chain goes on.
+    Beyond,
+}
+
+impl<K: FlowKey, G: Geometry> LockfreeTable<K, G> {
+    #[inline]
+    pub(super) fn probe(&self, key: &K) -> Probe {
+        let oriented = Oriented::new(key);
+        let (hash_key, buckets) = self.hashing();
+        let place = Place::of(&oriented.canon, hash_key, buckets);
+        Probe {
+            bucket: place.bucket,
+            pattern: Pattern::new(place.tag, oriented.covers),
+        }
+    }
+
+    /// The confirmed connection that owns `key`. With a time, expired ones are passed by.
+    ///
+    /// Valid bits are not asked: a confirmed entry with this key is right whatever slot led to it.
+    pub(super) fn find(&self, key: &K, probe: &Probe, now: Option<Nanos>) -> Option<Hit> {
+        let chain = self.index.chain(probe.bucket);
+        let scanned = scan(chain.head(), G::HEAD_SLOTS, probe.pattern);
+        let in_head = bits(scanned.matches).find_map(|at| self.check(scanned.slots[at], key, now));
+        if in_head.is_some() {
+            return in_head;
+        }
+        // The links after the head's slots; in which order they are loaded does not matter
+        // (an owner's bucket stays linked as long as it owns the key, I9).
+        let links = chain.walk(chain.header().overflow());
+        chain.buckets(links).skip(1).find_map(|(bucket, _, used)| {
+            let scanned = scan(bucket, used, probe.pattern);
+            bits(scanned.matches).find_map(|at| self.check(scanned.slots[at], key, now))
+        })
+    }
+
+    /// Is the slot's entry confirmed, in this life, and the owner of `key`?
+    #[inline]
+    fn check(&self, slot: Slot, key: &K, now: Option<Nanos>) -> Option<Hit> {
+        let entry = self.slab.at(slot.index());
+        // Acquire, P1: the linearization point of a hit; only after it the body may be read.
+        let state = State(entry.state_word().load(Ordering::Acquire));
+        if !state.is_confirmed() || !slot.is_of(state) {
+            return None;
+        }
+        let direction = if entry.key(Direction::Reply) == *key {
+            Direction::Reply
+        } else if entry.key(Direction::Original) == *key && !state.is_reply_only() {
+            Direction::Original
+        } else {
+            return None;
+        };
+        if now.is_some_and(|now| entry.is_expired(now)) {
+            return None;
+        }
+        Some(Hit {
+            id: EntryId {
+                index: slot.index(),
+                generation: state.generation(),
+            },
+            direction,
+        })
+    }
+
+    /// [`FlowTable::lookup_batch`](crate::table::FlowTable::lookup_batch), pinned: all keys
+    /// are hashed, then all buckets read, then all entries, each asked for a pass ahead.
+    pub(super) fn find_batch(
+        &self,
+        worker: &mut LockfreeWorker,
+        keys: &[K],
+        now: Nanos,
+        hits: &mut [Option<Hit>],
+    ) {
+        let hint = self.hint;
+        for (keys, hits) in keys.chunks(BATCH).zip(hits.chunks_mut(BATCH)) {
+            let mut probes = [Probe::default(); BATCH];
+            let mut stages = [Stage::Miss; BATCH];
+            for (probe, key) in probes.iter_mut().zip(keys) {
+                *probe = self.probe(key);
+                prefetch(hint, self.index.chain(probe.bucket).head());
+            }
+            let mut beyond = false;
+            for (probe, stage) in probes.iter().zip(&mut stages).take(keys.len()) {
+                *stage = self.read_head(probe, hint);
+                beyond |= matches!(stage, Stage::Beyond);
+            }
+            if beyond {
+                self.prefetch_overflow(&probes[..keys.len()], &stages, hint);
+            }
+            for (i, (key, hit)) in keys.iter().zip(hits).enumerate() {
+                *hit = match stages[i] {
+                    Stage::Miss => None,
+                    Stage::Candidate(slot) => self
+                        .check(slot, key, Some(now))
+                        .or_else(|| self.find(key, &probes[i], Some(now))),
+                    Stage::Beyond => self.find(key, &probes[i], Some(now)),
+                };
+                if hit.is_some() {
+                    worker.hold();
+                }
+            }
+        }
+    }
+
+    #[inline]
+    fn read_head(&self, probe: &Probe, hint: Hint) -> Stage {
+        let chain = self.index.chain(probe.bucket);
+        let scanned = scan(chain.head(), G::HEAD_SLOTS, probe.pattern);
+        if let Some(at) = bits(scanned.matches).next() {
+            let slot = scanned.slots[at];
+            prefetch(hint, self.slab.at(slot.index()));
+            return Stage::Candidate(slot);
+        }
+        // After the scan, as in `find`.
+        if chain.header().overflow() == 0 {
+            return Stage::Miss;
+        }
+        prefetch(hint, &self.index.ext[probe.bucket as usize]);
+        Stage::Beyond
+    }
+
+    #[cold]
+    fn prefetch_overflow(&self, probes: &[Probe], stages: &[Stage], hint: Hint) {
+        for (probe, _) in probes
+            .iter()
+            .zip(stages)
+            .filter(|(_, stage)| matches!(stage, Stage::Beyond))
+        {
+            // Relaxed: only to know which line to ask for.
+            let link = Link(self.index.ext[probe.bucket as usize].load(Ordering::Relaxed));
+            if let Some(number) = link.bucket() {
+                prefetch(hint, self.index.overflow.bucket(number));
+            }
+        }
+    }
+}

@@ -1,0 +1,419 @@
+//! The lock-free table: any number of threads look up, confirm and remove at once, and no
+//! operation waits for another thread.
+//!
+//! The truth about a connection is ONE word, the state of its entry. Slots in buckets are
+//! only an index to entries. An insert makes its slots *official* one after the other, in
+//! the order of their canonical keys, while its entry is Pending (lookups take Pending for
+//! absent); then one CAS Pending → Confirmed makes all its keys visible at once. A slot
+//! becomes official by a CAS on the chain's header, from the very header value under which
+//! the whole chain was searched for an equal key: so inserts of one chain are one after the
+//! other without a lock. Whoever meets a Pending equal key drives that insert to its decision
+//! first, always towards larger keys: no waiting, and no circle. Removing is a CAS
+//! Confirmed → Dying; clearing slots is mere cleanup. Lookups write nothing.
+//!
+//! # Memory
+//! ```text
+//! heads     64 B  | header | s0 | s1 | s2 | s3 | s4 | s5 | s6 |      positions 0..6
+//! ext        8 B  | link |                                          one a head, touched if header.overflow > 0
+//! overflow  64 B  | link | s7 .............................. |      positions 7..13, 14..20, 21..27
+//! entry     64 B  in the slab: state, both keys, deadline, status …
+//! header          | version 32 | overflow 2 | FROZEN 1 | INIT 1 | valid 28 |   valid: position is official
+//! slot            | tag 16 | covers 2 | role 1 | generation 19 | index 26 |
+//! link            | tag 32 | bucket 32 |
+//! state           | aux 32 | generation 29 | life 3 |
+//! ```
+//! All valid bits of a chain are in its one header, so one CAS commits a slot anywhere in the
+//! chain: that bounds it to 28. The words' legal values are in [`word`].
+//!
+//! Size: two slots for each of `capacity` connections (NAT) fill [`FILL_PERCENT`] of the head
+//! slots. At that fill about 4 % of slots live in overflow, and a lookup hit is one bucket line and
+//! one entry line; a connection costs 33 B of head bucket and 4 B of `ext`. The slab has a
+//! quarter more entries than `capacity` for what waits to be reused ([`SLACK_DIVISOR`]).
+//!
+//! # States
+//! ```text
+//!           allocate (owner)             all pieces official (anyone)              remove (one winner)
+//! Free(g-1) ------> Pending(g, attempt) ------> Confirmed(g) ------> Dying(g)
+//!   ^                 |        ^                                         |
+//!   |        clash or |        | owner, all pieces cleared: the next     |
+//!   |  no room (any-  |        | attempt, perhaps by the reply key alone |
+//!   |  one)           v        |                                         |
+//!   +---- retire -- Aborted(g, winner)                                   |
+//!   +------------------------------ retire (winner) --------------------+
+//! ```
+//! Each step but the owner's own is a CAS on the whole word. "Free" may be reused when its
+//! grace period is over.
+//!
+//! *Attempts* are how an entry keeps its [`EntryId`] when it is tried again. The Pending
+//! word of each attempt is different (its number is in it), so that a helper of an earlier
+//! one finds its insert decided; and the pieces of the earlier one are cleared, which locks
+//! its helpers out of the chains (I6), before the next one begins. A leftover word of the
+//! original key of an entry that came in by its reply key alone is told by that bit of the state.
+//!
+//! # Invariants
+//! - I1 a slot word is written by its owner alone. Claiming (CAS from EMPTY) owns it; the
+//!   header CAS that sets the bit gives it to the chain, where it is constant; the one that
+//!   clears the bit gives it to the clearer, who stores EMPTY. Nobody empties a word that is not his, be its entry dead.
+//!   A bucket too has one owner: the pool, a worker, one link word, or a limbo.
+//! - I2 while a header value stands (its version never repeats), official words do not change.
+//! - I3 a key has at most one official slot of an entry that is Pending or Confirmed: the CAS is
+//!   made from the header under which every official word was seen dead or unequal.
+//! - I4 a piece becomes official at most once an attempt: the attempt is seen undecided after the header was read.
+//! - I5 Confirmed ⇒ all pieces are official; the bit of an entry that lives is never cleared.
+//! - I6 once clearing a piece has returned, it does not become official (in that attempt): a
+//!   helper has an older header, and fails, or sees that the attempt is over. Clearing makes
+//!   a new version even if it finds nothing.
+//! - I7 no body is read unless its state said alive, and the right life, within this pin.
+//! - I8 while a header stands its first `overflow` link words are constant: a linked word is
+//!   changed only from a value read while it was linked, after the CAS that unlinked it; values do not recur.
+//! - I9 an official slot is in a linked bucket, which stays where it is while the bit is set.
+//! - I10 a bucket is in at most one link word; behind the linked ones it has a pinned thread that answers for it.
+//!
+//! # Linearization
+//! - L1 confirm: the CAS Pending → Confirmed, by whoever made it.
+//! - L2 clash: the load that saw the winner Confirmed.
+//! - L3 lookup hit: the load of the state. L4 remove: the CAS Confirmed → Dying.
+//! - L5 miss: some moment within, at which nobody owned the key: one owner throughout would
+//!   have had one slot throughout, in the way of the scan.
+//!
+//! After L1 and L4 a `SeqCst` fence: else "insert A, look up B" and "insert B, look up A" might both miss.
+//!
+//! # Pairs
+//! - P1 release: the store of Pending, and every CAS of a state <-> acquire: every load of a
+//!   state: the body; the official slots that a decision stands on.
+//! - P2 release: the claim of a slot <-> acquire: its load: the body of the entry behind it.
+//! - P3 release: every CAS of a header <-> acquire: its load: words, links and decisions behind
+//!   each bit; that an insert was aborted, after its clearing. All its writes are CASes, so release sequences do not break.
+//! - P4 release: every CAS of a link <-> acquire: its load: the bucket's words are EMPTY, or what was put there since.
+//! - P5 release: emptying a slot <-> acquire: the claim of it: the header of the emptier.
+//!
+//! # Progress
+//! Lookup: wait-free, 28 slots at most (a batch of n: n times that). Confirm, remove, early
+//! drop: lock-free; a retry means that somebody else changed the header of that chain,
+//! which each operation does a bounded number of times. Allocate, release: lock-free
+//! ([`pool`], [`epoch`]). A thread that stops while pinned holds up the reuse of entries: others
+//! go on until the slack is used, and are then refused and counted
+//! ([`LockfreeCounters::recycle_stalled`]). Its tentative words keep their slots occupied.
+//!
+//! # Reclamation
+//! Who may hold a reference to an entry or an overflow bucket: a pinned worker. Workers are
+//! pinned in a batch ([`FlowTable::begin`]), in any other call, and while they hold a hit.
+//! Retired entries and buckets wait in the worker's limbo until nobody is pinned who could
+//! have met them ([`epoch`]). Reference counts are not used.
+//! Generations make what outlives that harmless: 19 bits in slots, 29 in ids. Within one pin no
+//! index is reused twice, so a chain's header changes at most 24 · 2^26 < 2^32 times: its version does not wrap while anybody looks.
+//!
+//! # Where it differs from the kernel
+//! Its chain limit is 18 to 28 positions, drawn for each insert. A matching expired entry is
+//! replaced at confirm instead of clashing (between the two steps the key is absent). A lookup leaves an
+//! expired entry where it is. A NATed connection both of whose keys are one key is refused as a clash with itself.
+//!
+//! # Sources
+//! The idea that a status decides and others help: Harris, Fraser, Pratt, *A practical
+//! multi-word compare-and-swap operation* (2002). Cache-line buckets with a versioned header:
+//! Li et al., MemC3 (2013). What a confirm means: `__nf_conntrack_confirm`, `nf_ct_resolve_clash` (nf_conntrack_core.c).
+
+mod bucket;
+mod canonical;
+mod chain;
+mod epoch;
+mod insert;
+mod install;
+mod lookup;
+mod overflow;
+mod pool;
+mod prefetch;
+#[cfg(test)]
+mod quiescent;
+mod remove;
+mod scan;
+#[cfg(test)]
+mod tests;
+mod word;
+mod worker;
+
+use std::sync::Arc;
+
+pub use bucket::{Geometry, Narrow, Wide};
+pub use prefetch::Hint;
+pub use worker::{LockfreeCounters, LockfreeWorker};
+
+use bucket::Index;
+use canonical::Pieces;
+use pool::Pool;
+use word::{ENTRIES_MAX, Slot, State};
+use worker::Shared;
+
+use super::hash::HashKey;
+use super::key::FlowKey;
+use super::slab::{Entry, EntryId, Slab};
+use super::{
+    ChainLengths, ClashPolicy, Confirmed, EarlyDrop, FlowTable, Guarantees, Hit, TableConfig,
+};
+use crate::sync::{AtomicU64, Ordering};
+use crate::time::Nanos;
+use crate::tuple::Direction;
+
+/// Head slots in use when `capacity` connections with NAT are in the table. 50 to 60 is the
+/// flat part of both curves: at 80 % a connection is 20 B smaller, but 16 % of the slots live
+/// in overflow after some turnovers, and a connect costs twice as much.
+pub const FILL_PERCENT: usize = 55;
+
+/// The slab has `capacity / SLACK_DIVISOR` entries more, for those that wait for their grace period.
+pub const SLACK_DIVISOR: usize = 4;
+
+/// Buckets that an early drop looks through (`NF_CT_EVICTION_RANGE`).
+const EVICTION_RANGE: u32 = 8;
+
+/// How much of everything a table has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Layout {
+    /// Connections at most, unconfirmed ones included.
+    pub entries_max: usize,
+    /// Entries beside them that may wait to be reused.
+    pub slack: usize,
+    /// Head buckets.
+    pub heads: usize,
+    /// Overflow buckets.
+    pub overflow: usize,
+}
+
+impl Layout {
+    /// For `capacity` connections, all of them with NAT.
+    #[must_use]
+    pub fn for_capacity(capacity: usize) -> Layout {
+        // Small tables too: workers keep some numbers at hand.
+        const SLACK_MIN: usize = 2048;
+        const OVERFLOW_MIN: usize = 2048;
+        let heads = (2 * capacity * 100)
+            .div_ceil(bucket::SLOTS * FILL_PERCENT)
+            .max(1);
+        Layout {
+            entries_max: capacity,
+            slack: (capacity / SLACK_DIVISOR).max(SLACK_MIN),
+            heads,
+            // At this fill 12 % of the chains own one after many turnovers.
+            overflow: heads / 4 + OVERFLOW_MIN,
+        }
+    }
+}
+
+/// The lock-free table. See the [module](self).
+#[derive(Debug)]
+pub struct LockfreeTable<K: FlowKey, G: Geometry = Wide> {
+    slab: Slab<K>,
+    index: Index<G>,
+    entries: Pool,
+    shared: Arc<Shared>,
+    hash_key: HashKey,
+    hint: Hint,
+}
+
+impl<K: FlowKey, G: Geometry> LockfreeTable<K, G> {
+    /// A table of this layout.
+    ///
+    /// # Panics
+    /// If there is no head bucket, more than 2^26 - 2 entries, or no memory.
+    #[must_use]
+    pub fn with_layout(layout: Layout, hash_key: HashKey, acct: bool) -> Self {
+        let entries = layout.entries_max + layout.slack;
+        assert!(
+            entries <= ENTRIES_MAX,
+            "a slot can name {ENTRIES_MAX} entries, not {entries}"
+        );
+        assert!(
+            layout.heads > 0 && layout.heads < 1 << 31,
+            "a table has 1 to 2^31 - 1 buckets, not {}",
+            layout.heads
+        );
+        LockfreeTable {
+            slab: Slab::without_pool(entries, acct),
+            index: Index::new(layout.heads, layout.overflow),
+            entries: Pool::new(entries),
+            shared: Arc::new(Shared::new(layout.entries_max, entries, layout.overflow)),
+            hash_key,
+            hint: Hint::default(),
+        }
+    }
+
+    /// Chooses how lines are asked for ahead of use.
+    pub fn set_prefetch(&mut self, hint: Hint) {
+        self.hint = hint;
+    }
+
+    fn hashing(&self) -> (HashKey, u32) {
+        (self.hash_key, self.index.heads.len() as u32)
+    }
+
+    fn state_word(&self, id: EntryId) -> &AtomicU64 {
+        self.slab.entry(id).state_word()
+    }
+
+    /// The pieces of an entry whose state was seen alive in this pin (I7).
+    fn pieces_of(&self, id: EntryId, state: State) -> Pieces<K> {
+        let entry = self.slab.entry(id);
+        let reply = entry.key(Direction::Reply);
+        if state.is_reply_only() {
+            return Pieces::reply_only(&reply, self.hashing());
+        }
+        Pieces::of(&entry.key(Direction::Original), &reply, self.hashing())
+            .expect("a clash with itself is refused at the door")
+    }
+
+    /// Confirmed entries that the slots of a chain lead to, each slot once.
+    fn entries_of_chain(&self, bucket: u32) -> impl Iterator<Item = EntryId> + '_ {
+        let chain = self.index.chain(bucket);
+        let links = chain.walk(chain.header().overflow());
+        chain
+            .buckets(links)
+            .flat_map(|(bucket, _, used)| &bucket.slots[..used])
+            .filter_map(|word| {
+                // Acquire, P2; then P1.
+                let slot = Slot(word.load(Ordering::Acquire));
+                if slot.is_free() {
+                    return None;
+                }
+                let word = self.slab.at(slot.index()).state_word();
+                let state = State(word.load(Ordering::Acquire));
+                (state.is_confirmed() && slot.is_of(state)).then_some(EntryId {
+                    index: slot.index(),
+                    generation: state.generation(),
+                })
+            })
+    }
+}
+
+impl<K: FlowKey, G: Geometry> FlowTable<K> for LockfreeTable<K, G> {
+    type Worker = LockfreeWorker;
+
+    const NAME: &'static str = "lockfree";
+    const GUARANTEES: Guarantees = Guarantees {
+        atomic_two_key: true,
+        lock_free: true,
+        bounded_chain: true,
+    };
+
+    /// `config.buckets` is not asked: the number follows from the capacity ([`Layout::for_capacity`]).
+    fn new(config: &TableConfig) -> Self {
+        let layout = Layout::for_capacity(config.capacity);
+        LockfreeTable::with_layout(layout, config.hash_key, config.acct)
+    }
+
+    fn slab(&self) -> &Slab<K> {
+        &self.slab
+    }
+
+    fn worker(&self) -> LockfreeWorker {
+        LockfreeWorker::new(&self.shared)
+    }
+
+    fn begin(&self, worker: &mut LockfreeWorker) {
+        self.enter(worker);
+    }
+
+    fn end(&self, worker: &mut LockfreeWorker) {
+        self.leave(worker);
+    }
+
+    fn allocate(&self, worker: &mut LockfreeWorker) -> Option<EntryId> {
+        self.begin_life(worker)
+    }
+
+    fn discard(&self, worker: &mut LockfreeWorker, id: EntryId) {
+        self.end_unseen(worker, id);
+    }
+
+    fn lookup(&self, worker: &mut LockfreeWorker, key: &K, now: Nanos) -> Option<Hit> {
+        self.enter(worker);
+        let hit = self.find(key, &self.probe(key), Some(now));
+        if hit.is_some() {
+            worker.hold();
+        }
+        self.leave(worker);
+        hit
+    }
+
+    fn lookup_batch(
+        &self,
+        worker: &mut LockfreeWorker,
+        keys: &[K],
+        now: Nanos,
+        hits: &mut [Option<Hit>],
+    ) {
+        self.enter(worker);
+        self.find_batch(worker, keys, now, hits);
+        self.leave(worker);
+    }
+
+    fn confirm(
+        &self,
+        worker: &mut LockfreeWorker,
+        id: EntryId,
+        now: Nanos,
+        random: u32,
+        policy: &mut dyn ClashPolicy<K>,
+    ) -> Confirmed {
+        self.enter(worker);
+        let confirmed = self.confirm_pinned(worker, id, now, random, policy);
+        self.leave(worker);
+        confirmed
+    }
+
+    fn remove(&self, worker: &mut LockfreeWorker, id: EntryId) -> bool {
+        self.enter(worker);
+        let removed = self.kill(worker, id);
+        self.leave(worker);
+        removed
+    }
+
+    fn release(&self, worker: &mut LockfreeWorker, id: EntryId) -> bool {
+        if worker.disown(id) {
+            self.retire(worker, id);
+            return true;
+        }
+        self.unhold(worker);
+        false
+    }
+
+    fn early_drop(
+        &self,
+        worker: &mut LockfreeWorker,
+        key: &K,
+        now: Nanos,
+        evictable: &dyn Fn(&Entry<K>) -> bool,
+    ) -> EarlyDrop {
+        self.enter(worker);
+        let first = self.probe(key).bucket();
+        let heads = self.index.heads.len() as u32;
+        let mut evicted = 0;
+        for bucket in (0..EVICTION_RANGE.min(heads)).map(|i| (first + i) % heads) {
+            for id in self.entries_of_chain(bucket) {
+                let entry = self.slab.entry(id);
+                let expired = entry.is_expired(now);
+                if !expired && !evictable(entry) {
+                    continue;
+                }
+                let removed = self.reap(worker, id);
+                evicted += u32::from(removed && !expired);
+            }
+            if evicted > 0 {
+                break;
+            }
+        }
+        self.leave(worker);
+        EarlyDrop { evicted }
+    }
+
+    fn take_removed(&self, worker: &mut LockfreeWorker) -> Option<EntryId> {
+        worker.removed.pop_front()
+    }
+
+    /// Official positions of each chain, read one after the other while others go on.
+    fn chain_lengths(&self) -> Option<ChainLengths> {
+        let mut lengths = ChainLengths::default();
+        for bucket in 0..self.index.heads.len() as u32 {
+            lengths.count(self.index.chain(bucket).header().valid().count_ones() as usize);
+        }
+        Some(lengths)
+    }
+}

@@ -1,0 +1,364 @@
+//! A thread's own part of the table: its pin, its free numbers, what it took out.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+
+use super::bucket::Geometry;
+use super::epoch::{Epochs, Limbo, Seat};
+use super::overflow::OverflowPool;
+use super::pool::Cache;
+use super::{LockfreeTable, word::State};
+use crate::sync::{AtomicU64, Ordering};
+use crate::table::key::FlowKey;
+use crate::table::slab::EntryId;
+use crate::time::Nanos;
+
+/// What a table and its workers share beside the index and the slab.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) epochs: Epochs,
+    /// Entries that may still be allocated.
+    quota: AtomicU64,
+    /// What workers left behind when they went. Locked by workers that come and go, and
+    /// tried (never waited for) by one that has run out of numbers.
+    orphans: Mutex<Vec<Orphan>>,
+    /// Numbers that a limbo can come to hold.
+    limbo_entries: usize,
+    limbo_overflow: usize,
+}
+
+#[derive(Debug)]
+struct Orphan {
+    entries: Cache,
+    overflow: Cache,
+    entry_limbo: Limbo,
+    overflow_limbo: Limbo,
+}
+
+#[cfg(test)]
+impl Shared {
+    /// Free and waiting numbers of workers that are gone: entries, then overflow buckets.
+    pub(super) fn orphan_numbers(&self) -> [Vec<u32>; 4] {
+        let orphans = self.orphans.lock().unwrap();
+        let all =
+            |numbers: &dyn Fn(&Orphan) -> Vec<u32>| orphans.iter().flat_map(numbers).collect();
+        [
+            all(&|o| o.entries.iter().collect()),
+            all(&|o| o.entry_limbo.iter().collect()),
+            all(&|o| o.overflow.iter().collect()),
+            all(&|o| o.overflow_limbo.iter().collect()),
+        ]
+    }
+}
+
+/// Permits that a worker takes from, or gives back to, the quota at once.
+const PERMITS: u64 = 64;
+
+impl Shared {
+    pub(super) fn new(entries_max: usize, limbo_entries: usize, limbo_overflow: usize) -> Shared {
+        Shared {
+            epochs: Epochs::new(),
+            quota: AtomicU64::new(entries_max as u64),
+            orphans: Mutex::new(Vec::new()),
+            limbo_entries,
+            limbo_overflow,
+        }
+    }
+}
+
+/// What a worker of a [`LockfreeTable`] counted beside the engine's statistics.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct LockfreeCounters {
+    /// Inserts tried again because the winner of the clash had gone when it was looked up.
+    pub confirm_retry: u64,
+    /// Inserts of others that this worker drove to their decision.
+    pub helped: u64,
+    /// Allocations refused although the quota allowed them: all free entries wait for a
+    /// worker that stays pinned.
+    pub recycle_stalled: u64,
+    /// Overflow buckets that this worker linked into a chain.
+    pub linked: u64,
+    /// Overflow buckets that this worker took out again.
+    pub unlinked: u64,
+}
+
+/// A thread's part of a [`LockfreeTable`]. Between `begin` and `end`, and while it holds a
+/// hit, it is pinned: what it sees stays what it is.
+#[derive(Debug)]
+pub struct LockfreeWorker {
+    shared: Arc<Shared>,
+    seat: Seat,
+    pinned: bool,
+    /// Batches and calls under way.
+    nested: u32,
+    /// Hits and winners not released yet.
+    held: u32,
+    permits: u64,
+    pub(super) entries: Cache,
+    pub(super) overflow: Cache,
+    pub(super) entry_limbo: Limbo,
+    pub(super) overflow_limbo: Limbo,
+    /// Removed by this worker and not released yet.
+    owned: Vec<EntryId>,
+    /// Of these, the ones that nobody asked it to remove.
+    pub(super) removed: VecDeque<EntryId>,
+    /// The time of the call under way, for inserts that replace the expired.
+    pub(super) now: Nanos,
+    pub(super) counters: LockfreeCounters,
+}
+
+impl LockfreeWorker {
+    pub(super) fn new(shared: &Arc<Shared>) -> LockfreeWorker {
+        const REMOVED: usize = 1024;
+        let mut worker = LockfreeWorker {
+            seat: shared.epochs.sit(),
+            pinned: false,
+            nested: 0,
+            held: 0,
+            permits: 0,
+            entries: Cache::new(),
+            overflow: Cache::new(),
+            entry_limbo: Limbo::new(shared.limbo_entries),
+            overflow_limbo: Limbo::new(shared.limbo_overflow),
+            owned: Vec::with_capacity(REMOVED),
+            removed: VecDeque::with_capacity(REMOVED),
+            now: 0,
+            counters: LockfreeCounters::default(),
+            shared: Arc::clone(shared),
+        };
+        worker.adopt();
+        worker
+    }
+
+    /// Entries that it removed and has not given back.
+    #[cfg(test)]
+    pub(super) fn owned(&self) -> &[EntryId] {
+        &self.owned
+    }
+
+    /// What it counted so far.
+    #[must_use]
+    pub fn counters(&self) -> LockfreeCounters {
+        self.counters
+    }
+
+    pub(super) fn hold(&mut self) {
+        debug_assert!(self.pinned);
+        self.held += 1;
+    }
+
+    /// From here on `id` is this worker's to give back.
+    pub(super) fn own(&mut self, id: EntryId) {
+        self.owned.push(id);
+    }
+
+    /// Was `id` this worker's to give back? Not any more.
+    pub(super) fn disown(&mut self, id: EntryId) -> bool {
+        // Few at a time, the last one most often.
+        let found = self.owned.iter().rposition(|owned| *owned == id);
+        found.map(|at| self.owned.swap_remove(at)).is_some()
+    }
+
+    /// Takes over what workers that are gone left behind; true if there was anything.
+    fn adopt(&mut self) -> bool {
+        let Ok(mut orphans) = self.shared.orphans.try_lock() else {
+            return false;
+        };
+        let Some(mut orphan) = orphans.pop() else {
+            return false;
+        };
+        drop(orphans);
+        let stamp = self.shared.epochs.stamp();
+        self.entries.absorb(&mut orphan.entries);
+        self.overflow.absorb(&mut orphan.overflow);
+        self.entry_limbo.absorb(&mut orphan.entry_limbo, stamp);
+        self.overflow_limbo
+            .absorb(&mut orphan.overflow_limbo, stamp);
+        true
+    }
+
+    fn take_permit(&mut self) -> bool {
+        if self.permits > 0 {
+            self.permits -= 1;
+            return true;
+        }
+        // Relaxed, all: permits are numbers; what they allow is ordered by the pool and the epoch.
+        let mut left = self.shared.quota.load(Ordering::Relaxed);
+        loop {
+            let some = left.min(PERMITS);
+            if some == 0 {
+                return false;
+            }
+            match self.shared.quota.compare_exchange(
+                left,
+                left - some,
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => {
+                    self.permits = some - 1;
+                    return true;
+                }
+                Err(now) => left = now,
+            }
+        }
+    }
+
+    fn give_permit(&mut self) {
+        self.permits += 1;
+        if self.permits > 2 * PERMITS {
+            self.permits -= PERMITS;
+            // Relaxed: see `take_permit`.
+            self.shared.quota.fetch_add(PERMITS, Ordering::Relaxed);
+        }
+    }
+
+    /// Looks for overflow buckets when the pool has none.
+    #[cold]
+    pub(super) fn reclaim_buckets(&mut self, pool: &OverflowPool) {
+        self.seal();
+        self.adopt();
+        let now = self.shared.epochs.try_advance();
+        self.give_ripe_buckets(pool, now);
+    }
+
+    fn give_ripe_buckets(&mut self, pool: &OverflowPool, now: u64) {
+        while let Some(number) = self.overflow_limbo.ripe(now) {
+            pool.give_ripe(&mut self.overflow, number);
+        }
+    }
+
+    fn seal(&mut self) {
+        if self.entry_limbo.open() + self.overflow_limbo.open() > 0 {
+            let stamp = self.shared.epochs.stamp();
+            self.entry_limbo.seal(stamp);
+            self.overflow_limbo.seal(stamp);
+        }
+    }
+}
+
+impl Drop for LockfreeWorker {
+    fn drop(&mut self) {
+        self.shared.epochs.unpin(self.seat);
+        self.shared.epochs.leave(self.seat);
+        let mut entry_limbo = std::mem::take(&mut self.entry_limbo);
+        for id in self.owned.drain(..) {
+            entry_limbo.retire(id.index);
+            self.permits += 1;
+        }
+        // Relaxed: see `take_permit`.
+        self.shared.quota.fetch_add(self.permits, Ordering::Relaxed);
+        let orphan = Orphan {
+            entries: std::mem::take(&mut self.entries),
+            overflow: std::mem::take(&mut self.overflow),
+            entry_limbo,
+            overflow_limbo: std::mem::take(&mut self.overflow_limbo),
+        };
+        let mut orphans = self
+            .shared
+            .orphans
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        orphans.push(orphan);
+    }
+}
+
+/// Pins, and the way of entries from one life to the next.
+impl<K: FlowKey, G: Geometry> LockfreeTable<K, G> {
+    /// A batch or a call begins.
+    pub(super) fn enter(&self, worker: &mut LockfreeWorker) {
+        debug_assert!(
+            Arc::ptr_eq(&worker.shared, &self.shared),
+            "a worker of another table"
+        );
+        if !worker.pinned {
+            self.shared.epochs.pin(worker.seat);
+            worker.pinned = true;
+        }
+        worker.nested += 1;
+    }
+
+    /// It is over.
+    pub(super) fn leave(&self, worker: &mut LockfreeWorker) {
+        debug_assert!(worker.nested > 0, "`end` belongs to a `begin`");
+        worker.nested = worker.nested.saturating_sub(1);
+        self.unpin_if_idle(worker);
+    }
+
+    /// Gives a hit back.
+    pub(super) fn unhold(&self, worker: &mut LockfreeWorker) {
+        debug_assert!(worker.held > 0, "a hit is given back once");
+        worker.held = worker.held.saturating_sub(1);
+        self.unpin_if_idle(worker);
+    }
+
+    fn unpin_if_idle(&self, worker: &mut LockfreeWorker) {
+        if worker.nested > 0 || worker.held > 0 || !worker.pinned {
+            return;
+        }
+        worker.seal();
+        self.shared.epochs.unpin(worker.seat);
+        worker.pinned = false;
+        if !worker.entry_limbo.is_empty() || !worker.overflow_limbo.is_empty() {
+            self.reclaim(worker);
+        }
+    }
+
+    /// Brings home what nobody can hold any more.
+    fn reclaim(&self, worker: &mut LockfreeWorker) {
+        let now = self.shared.epochs.try_advance();
+        while let Some(index) = worker.entry_limbo.ripe(now) {
+            self.entries.give(&mut worker.entries, index);
+        }
+        worker.give_ripe_buckets(&self.index.overflow, now);
+    }
+
+    /// A fresh entry; `None` if the quota is used up, or nothing can be reused yet.
+    pub(super) fn begin_life(&self, worker: &mut LockfreeWorker) -> Option<EntryId> {
+        if !worker.take_permit() {
+            return None;
+        }
+        let mut free = self.entries.take(&mut worker.entries);
+        if free.is_none() {
+            worker.seal();
+            worker.adopt();
+            self.reclaim(worker);
+            self.reclaim(worker);
+            free = self.entries.take(&mut worker.entries);
+        }
+        let Some(index) = free else {
+            worker.counters.recycle_stalled += 1;
+            worker.give_permit();
+            return None;
+        };
+        Some(self.slab.begin_life(index, 0))
+    }
+
+    /// Ends a life that nobody ever saw.
+    pub(super) fn end_unseen(&self, worker: &mut LockfreeWorker, id: EntryId) {
+        self.end_state(id);
+        worker.give_permit();
+        self.entries.give(&mut worker.entries, id.index);
+    }
+
+    /// Ends the life of an Aborted or Dying entry, all of whose pieces are cleared. For
+    /// the one who is responsible: its inserter, or its remover.
+    pub(super) fn retire(&self, worker: &mut LockfreeWorker, id: EntryId) {
+        const OPEN_MAX: usize = 64;
+        self.end_state(id);
+        worker.give_permit();
+        worker.entry_limbo.retire(id.index);
+        if worker.entry_limbo.open() >= OPEN_MAX {
+            worker.seal();
+        }
+        self.unpin_if_idle(worker);
+    }
+
+    fn end_state(&self, id: EntryId) {
+        let word = self.slab.entry(id).state_word();
+        // Relaxed, both: a dead state is changed by its owner alone, and to a state that is as dead.
+        let state = State(word.load(Ordering::Relaxed));
+        debug_assert_eq!(state.generation(), id.generation);
+        word.store(state.freed().0, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,160 @@
+//! Memory of tables: arrays of fixed length that start as zeroes and never move.
+//!
+//! Large ones lie in memory of their own, aligned to huge pages, with the system asked to
+//! use them (`madvise(MADV_HUGEPAGE)`; a system that refuses gives small pages). Small
+//! ones, and all of them under the checkers and Miri, are plain boxes. Pages are touched
+//! when they are first written, not here.
+
+use std::fmt;
+use std::ops::Deref;
+use std::ptr::NonNull;
+
+/// A type whose value of all-zero bytes is its default.
+///
+/// # Safety
+/// All-zero bytes must be a valid value, the same as `Default::default()`, and the type
+/// must need no drop.
+pub unsafe trait Zeroed: Default {}
+
+// SAFETY: an atomic of zero bytes is the number 0, its default.
+unsafe impl Zeroed for std::sync::atomic::AtomicU64 {}
+// SAFETY: loom's is never made from zero bytes: its arrays are boxes of defaults (`PLAIN`).
+#[cfg(loom)]
+unsafe impl Zeroed for crate::sync::AtomicU64 {}
+// SAFETY: one atomic word (under loom, as above).
+unsafe impl Zeroed for crate::sync::BodyWord {}
+// SAFETY: one atomic word (under loom, as above).
+unsafe impl Zeroed for crate::sync::BodyHalf {}
+// SAFETY: as its elements.
+unsafe impl<T: Zeroed, const N: usize> Zeroed for [T; N] where [T; N]: Default {}
+
+/// x86-64 and common aarch64 huge pages.
+const HUGE_PAGE_BYTES: usize = 2 << 20;
+
+/// No mapped memory: under loom elements must be made one by one, Miri knows no madvise.
+const PLAIN: bool = cfg!(any(loom, miri));
+
+/// An array of zeroed elements. It reads as a slice.
+pub struct Array<T> {
+    first: NonNull<T>,
+    length: usize,
+    memory: Memory,
+}
+
+/// Who gives the memory back.
+enum Memory {
+    /// The array's own drop: `first` and `length` came from a box.
+    Boxed,
+    /// The mapping's drop.
+    Mapped(#[expect(dead_code, reason = "kept for its drop")] memmap2::MmapMut),
+}
+
+impl<T: Zeroed> Array<T> {
+    /// An array of `length` elements, all default.
+    ///
+    /// # Panics
+    /// If the system has no memory to give.
+    #[must_use]
+    pub fn zeroed(length: usize) -> Array<T> {
+        const { assert!(!std::mem::needs_drop::<T>() || PLAIN) };
+        const { assert!(align_of::<T>() <= HUGE_PAGE_BYTES) };
+        let bytes = length
+            .checked_mul(size_of::<T>())
+            .expect("a table's memory is less than the address space");
+        if PLAIN || bytes < HUGE_PAGE_BYTES {
+            return Array::boxed(length);
+        }
+        Array::mapped(length, bytes)
+    }
+
+    fn boxed(length: usize) -> Array<T> {
+        let boxed: Box<[T]> = (0..length).map(|_| T::default()).collect();
+        Array {
+            first: NonNull::from(Box::leak(boxed)).cast(),
+            length,
+            memory: Memory::Boxed,
+        }
+    }
+
+    fn mapped(length: usize, bytes: usize) -> Array<T> {
+        let wanted = bytes + HUGE_PAGE_BYTES;
+        let map = memmap2::MmapMut::map_anon(wanted)
+            .unwrap_or_else(|error| panic!("no memory for a table of {wanted} bytes: {error}"));
+        // Refused: the same memory in small pages; slower, not wrong.
+        #[cfg(target_os = "linux")]
+        let _ = map.advise(memmap2::Advice::HugePage);
+        let base = map.as_ptr();
+        let skip = base.align_offset(HUGE_PAGE_BYTES);
+        assert!(skip < HUGE_PAGE_BYTES, "a mapping is byte-addressed");
+        // SAFETY: `skip` is less than the huge page by which the mapping is longer than `bytes`.
+        let first = unsafe { base.add(skip) };
+        Array {
+            first: NonNull::new(first.cast_mut())
+                .expect("a mapping is not at address 0")
+                .cast(),
+            length,
+            memory: Memory::Mapped(map),
+        }
+    }
+}
+
+impl<T> Array<T> {
+    /// Does it lie in memory of its own, for which huge pages were asked?
+    #[must_use]
+    pub fn is_mapped(&self) -> bool {
+        matches!(self.memory, Memory::Mapped(_))
+    }
+}
+
+impl<T> Deref for Array<T> {
+    type Target = [T];
+
+    #[inline]
+    fn deref(&self) -> &[T] {
+        // SAFETY: `first` is aligned (a huge page, or a box's own) and starts `length`
+        // elements in memory that `self.memory` keeps alive and unmoved; mapped memory is
+        // zeroes, which `Zeroed` makes valid values; no `&mut` to it is ever made.
+        unsafe { std::slice::from_raw_parts(self.first.as_ptr(), self.length) }
+    }
+}
+
+impl<T> Drop for Array<T> {
+    fn drop(&mut self) {
+        if matches!(self.memory, Memory::Boxed) {
+            let slice = std::ptr::slice_from_raw_parts_mut(self.first.as_ptr(), self.length);
+            // SAFETY: `boxed` leaked exactly this slice, and nobody else gives it back.
+            drop(unsafe { Box::from_raw(slice) });
+        }
+    }
+}
+
+// SAFETY: `first` points into `memory`, which goes along; the elements may go, `T: Send`.
+unsafe impl<T: Send> Send for Array<T> {}
+// SAFETY: a shared array gives out nothing but `&T`.
+unsafe impl<T: Sync> Sync for Array<T> {}
+
+impl<T> fmt::Debug for Array<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Array({} elements)", self.length)
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    #[test]
+    fn mapped_and_boxed_arrays_are_the_same_to_their_users() {
+        let boxed = Array::<AtomicU64>::boxed(1000);
+        let mapped = Array::<AtomicU64>::mapped(1000, 8000);
+        assert!(mapped.is_mapped() && !boxed.is_mapped());
+        for array in [&boxed, &mapped] {
+            assert_eq!(array.len(), 1000);
+            assert!(array.iter().all(|word| word.load(Ordering::Relaxed) == 0));
+            array[999].store(7, Ordering::Relaxed);
+            assert_eq!(array[999].load(Ordering::Relaxed), 7);
+        }
+        assert_eq!(mapped.as_ptr().align_offset(HUGE_PAGE_BYTES), 0);
+    }
+}
