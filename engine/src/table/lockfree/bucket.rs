@@ -8,8 +8,8 @@ use super::word::{Header, Link, Slot, VALID_BITS};
 use crate::sync::{AtomicU64, Ordering};
 use crate::table::storage::{Array, Zeroed};
 
-/// Slots of a bucket.
-pub(super) const SLOTS: usize = 7;
+/// Slots of a bucket. Few under loom: each one is an object that it keeps track of.
+pub(super) const SLOTS: usize = if cfg!(loom) { 3 } else { 7 };
 
 /// How many slots of a bucket are used, and how many overflow buckets a chain may have.
 /// [`Wide`] is the real one; tests take [`Narrow`] ones, where rare paths are common.

@@ -172,6 +172,15 @@ impl Cache {
         self.taking.iter().chain(&self.giving).copied()
     }
 
+    /// Puts `count` numbers at hand, so that taking them later touches nothing shared.
+    #[cfg(all(test, loom))]
+    pub(super) fn stock(&mut self, pool: &Pool, count: usize) {
+        while self.taking.len() < count {
+            let number = pool.take(&mut Cache::default());
+            self.taking.push(number.expect("enough for all workers"));
+        }
+    }
+
     /// Takes over what another thread left behind.
     pub(super) fn absorb(&mut self, other: &mut Cache) {
         self.giving.append(&mut other.taking);

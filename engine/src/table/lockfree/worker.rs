@@ -136,6 +136,24 @@ impl LockfreeWorker {
         &self.owned
     }
 
+    /// Takes its share of everything beforehand, so that its calls touch nothing that
+    /// only the pools share.
+    #[cfg(all(test, loom))]
+    pub(super) fn stock<K: FlowKey, G: Geometry>(
+        &mut self,
+        table: &LockfreeTable<K, G>,
+        entries: usize,
+        overflow: usize,
+    ) {
+        self.entries.stock(&table.entries, entries);
+        self.overflow.stock(&table.index.overflow.free, overflow);
+        self.permits = entries as u64;
+        // Relaxed: see `take_permit`.
+        self.shared
+            .quota
+            .fetch_sub(entries as u64, Ordering::Relaxed);
+    }
+
     /// What it counted so far.
     #[must_use]
     pub fn counters(&self) -> LockfreeCounters {

@@ -1,6 +1,8 @@
 //! Tests of the table as a whole. Rare paths are made common by [`Narrow`](super::Narrow)
 //! geometries and tables of one or two chains.
 
+#[cfg(loom)]
+mod interleavings;
 #[cfg(not(loom))]
 mod model;
 #[cfg(not(loom))]
