@@ -264,6 +264,10 @@ pub trait FlowTable<K: FlowKey>: Send + Sync {
         }
     }
 
+    /// Says that these entries, whose keys are set, will be confirmed soon: a table may ask
+    /// for the memory that it will need. Never needed, and changes nothing.
+    fn prepare_confirm(&self, _worker: &mut Self::Worker, _ids: &[EntryId]) {}
+
     /// Puts a Pending entry into the table by both keys, or asks `policy` about the clash.
     ///
     /// The caller goes on holding the entry: after [`Confirmed::Inserted`] and

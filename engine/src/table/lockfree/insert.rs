@@ -3,7 +3,7 @@
 
 use super::LockfreeTable;
 use super::bucket::Geometry;
-use super::canonical::Pieces;
+use super::canonical::{Pieces, SelfClash};
 use super::install::Insert;
 use super::word::{Abort, Attempt, State};
 use super::worker::LockfreeWorker;
@@ -21,8 +21,10 @@ const ATTEMPTS_MAX: u8 = 8;
 
 /// A confirm under way.
 #[derive(Debug)]
-struct Confirm {
+struct Confirm<K> {
     id: EntryId,
+    /// The pieces of the stage under way.
+    pieces: Pieces<K>,
     now: Nanos,
     /// The entry's timeout, relative, and its status before: what it has again after a refusal.
     timeout: Nanos,
@@ -62,24 +64,30 @@ impl<K: FlowKey, G: Geometry> LockfreeTable<K, G> {
         let entry = self.slab.entry(id);
         let (original, reply) = (entry.key(Direction::Original), entry.key(Direction::Reply));
         let status = entry.status();
-        let refusal = if status.contains(Status::DYING) {
-            Some(Refusal::Dying)
-        } else if Pieces::of(&original, &reply, self.hashing()).is_err() {
-            Some(Refusal::Clash(Clash {
-                winner: id,
-                key: Direction::Reply,
-                winner_key: Direction::Original,
-                at_reply_only: false,
-            }))
+        let pieces = if status.contains(Status::DYING) {
+            Err(Refusal::Dying)
         } else {
-            None
+            Pieces::of(&original, &reply, self.hashing()).map_err(|SelfClash| {
+                Refusal::Clash(Clash {
+                    winner: id,
+                    key: Direction::Reply,
+                    winner_key: Direction::Original,
+                    at_reply_only: false,
+                })
+            })
         };
-        if let Some(refusal) = refusal {
-            self.end_unseen(worker, id);
-            return Confirmed::Refused(refusal);
-        }
+        let pieces = match pieces {
+            Ok(pieces) => pieces,
+            Err(refusal) => {
+                self.end_unseen(worker, id);
+                return Confirmed::Refused(refusal);
+            }
+        };
+        // Both at once: the second one is there when the first one is done.
+        self.prefetch_heads(&pieces);
         let mut confirm = Confirm {
             id,
+            pieces,
             now,
             timeout: entry.deadline(),
             status,
@@ -97,7 +105,7 @@ impl<K: FlowKey, G: Geometry> LockfreeTable<K, G> {
     fn confirm_or_resolve(
         &self,
         worker: &mut LockfreeWorker,
-        confirm: &mut Confirm,
+        confirm: &mut Confirm<K>,
         policy: &mut dyn ClashPolicy<K>,
     ) -> Confirmed {
         let loser = self.slab.entry(confirm.id);
@@ -112,6 +120,7 @@ impl<K: FlowKey, G: Geometry> LockfreeTable<K, G> {
             ClashStep::ReplyOnly => {
                 // The reply chain is taken without a limit here, as in the kernel.
                 confirm.limit = G::POSITIONS;
+                confirm.pieces = Pieces::reply_only(&loser.key(Direction::Reply), self.hashing());
                 match self.insert(worker, confirm, Stage::ReplyOnly) {
                     Ok(()) => Confirmed::ReplyOnly(first),
                     Err(Refusal::Clash(again)) => {
@@ -136,7 +145,7 @@ impl<K: FlowKey, G: Geometry> LockfreeTable<K, G> {
     fn insert(
         &self,
         worker: &mut LockfreeWorker,
-        confirm: &mut Confirm,
+        confirm: &mut Confirm<K>,
         stage: Stage,
     ) -> Result<(), Refusal> {
         let keys: &[Direction] = match stage {
@@ -169,7 +178,7 @@ impl<K: FlowKey, G: Geometry> LockfreeTable<K, G> {
     fn attempt(
         &self,
         worker: &mut LockfreeWorker,
-        confirm: &mut Confirm,
+        confirm: &mut Confirm<K>,
         stage: Stage,
     ) -> Result<(), Abort> {
         let id = confirm.id;
@@ -193,7 +202,7 @@ impl<K: FlowKey, G: Geometry> LockfreeTable<K, G> {
         // Release, P1: keys and all other fields. A plain store: nobody changes a state that
         // is free, dead or not yet in any slot, but its owner.
         self.state_word(id).store(pending.0, Ordering::Release);
-        self.finish(worker, Insert { id, pending });
+        self.finish(worker, Insert { id, pending }, &confirm.pieces);
         // Acquire, P1: what the decision was made from.
         let state = State(self.state_word(id).load(Ordering::Acquire));
         debug_assert!(!state.is_pending() && state.generation() == id.generation);
@@ -203,7 +212,7 @@ impl<K: FlowKey, G: Geometry> LockfreeTable<K, G> {
             fence(Ordering::SeqCst);
             return Ok(());
         };
-        self.clear_all(worker, id, &self.pieces_of(id, pending));
+        self.clear_all(worker, id, &confirm.pieces);
         entry.put_status(confirm.status);
         entry.set_deadline(confirm.timeout);
         Err(why)

@@ -3,7 +3,7 @@
 
 use super::LockfreeTable;
 use super::bucket::Geometry;
-use super::canonical::Piece;
+use super::canonical::{Piece, Pieces};
 use super::chain::{Chain, Change, Claim, Lengthened, Links, Proposal};
 use super::scan::{bits, scan};
 use super::word::{Abort, Header, Slot, State};
@@ -49,13 +49,12 @@ enum Met {
 }
 
 impl<K: FlowKey, G: Geometry> LockfreeTable<K, G> {
-    /// Drives an insert to its decision. Anybody may call it, while pinned since before
-    /// `pending` was read.
+    /// Drives an insert to its decision. Anybody may call it, with the pieces of the
+    /// insert, while pinned since before `pending` was read.
     ///
     /// Calls itself by way of [`LockfreeTable::install`] when it meets another insert; each
     /// time at a larger key, so no deeper than there are threads inserting.
-    pub(super) fn finish(&self, worker: &mut LockfreeWorker, insert: Insert) {
-        let pieces = self.pieces_of(insert.id, insert.pending);
+    pub(super) fn finish(&self, worker: &mut LockfreeWorker, insert: Insert, pieces: &Pieces<K>) {
         for piece in pieces.iter() {
             if !self.install(worker, insert, piece) {
                 return;
@@ -165,7 +164,8 @@ impl<K: FlowKey, G: Geometry> LockfreeTable<K, G> {
                     Met::Dead => dead |= 1 << (first + at),
                     Met::Pending(other) => {
                         worker.counters.helped += 1;
-                        self.finish(worker, other);
+                        let pieces = self.pieces_of(other.id, other.pending);
+                        self.finish(worker, other, &pieces);
                         return Err(Step::Again);
                     }
                     Met::Confirmed(winner) => {

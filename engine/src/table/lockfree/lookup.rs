@@ -2,7 +2,7 @@
 
 use super::LockfreeTable;
 use super::bucket::Geometry;
-use super::canonical::{Oriented, Place};
+use super::canonical::{Oriented, Pieces, Place};
 use super::prefetch::{Hint, prefetch};
 use super::scan::{bits, scan};
 use super::word::{Link, Pattern, Slot, State};
@@ -137,6 +137,25 @@ impl<K: FlowKey, G: Geometry> LockfreeTable<K, G> {
                 if hit.is_some() {
                     worker.hold();
                 }
+            }
+        }
+    }
+
+    /// Asks for the head buckets of pieces.
+    #[inline]
+    pub(super) fn prefetch_heads(&self, pieces: &Pieces<K>) {
+        for piece in pieces.iter() {
+            prefetch(self.hint, self.index.chain(piece.place.bucket).head());
+        }
+    }
+
+    /// [`FlowTable::prepare_confirm`](crate::table::FlowTable::prepare_confirm).
+    pub(super) fn prefetch_confirms(&self, ids: &[EntryId]) {
+        for &id in ids {
+            let entry = self.slab.entry(id);
+            for direction in [Direction::Original, Direction::Reply] {
+                let bucket = self.probe(&entry.key(direction)).bucket;
+                prefetch(self.hint, self.index.chain(bucket).head());
             }
         }
     }

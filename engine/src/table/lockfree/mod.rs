@@ -345,6 +345,10 @@ impl<K: FlowKey, G: Geometry> FlowTable<K> for LockfreeTable<K, G> {
         self.leave(worker);
     }
 
+    fn prepare_confirm(&self, _worker: &mut LockfreeWorker, ids: &[EntryId]) {
+        self.prefetch_confirms(ids);
+    }
+
     fn confirm(
         &self,
         worker: &mut LockfreeWorker,

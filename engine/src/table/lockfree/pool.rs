@@ -166,6 +166,13 @@ impl Cache {
         }
     }
 
+    /// A number that will be taken soon.
+    pub(super) fn soon(&self) -> Option<u32> {
+        const AHEAD: usize = 8;
+        let at = self.taking.len().checked_sub(AHEAD)?;
+        self.taking.get(at).copied()
+    }
+
     /// All numbers in it.
     #[cfg(test)]
     pub(super) fn iter(&self) -> impl Iterator<Item = u32> + '_ {

@@ -22,6 +22,8 @@ impl<K: FlowKey, G: Geometry> LockfreeTable<K, G> {
         if !state.is_confirmed() || state.generation() != id.generation {
             return false;
         }
+        let pieces = self.pieces_of(id, state);
+        self.prefetch_heads(&pieces);
         // AcqRel: one killer; what was done to the entry before is his to see. Failure: somebody else was first.
         let killed = word.compare_exchange(
             state.0,
@@ -36,7 +38,7 @@ impl<K: FlowKey, G: Geometry> LockfreeTable<K, G> {
         // Theirs first: our later lookups see what they did. (See the head: store buffering.)
         fence(Ordering::SeqCst);
         self.slab.entry(id).set_status(Status::DYING);
-        self.clear_all(worker, id, &self.pieces_of(id, state));
+        self.clear_all(worker, id, &pieces);
         worker.own(id);
         true
     }

@@ -7,6 +7,7 @@ use super::bucket::Geometry;
 use super::epoch::{Epochs, Limbo, Seat};
 use super::overflow::OverflowPool;
 use super::pool::Cache;
+use super::prefetch::prefetch;
 use super::{LockfreeTable, word::State};
 use crate::sync::{AtomicU64, Ordering};
 use crate::table::key::FlowKey;
@@ -349,6 +350,10 @@ impl<K: FlowKey, G: Geometry> LockfreeTable<K, G> {
             worker.give_permit();
             return None;
         };
+        // The line of an entry to come: allocations come in batches.
+        if let Some(soon) = worker.entries.soon() {
+            prefetch(self.hint, self.slab.at(soon));
+        }
         Some(self.slab.begin_life(index, 0))
     }
 
