@@ -1,13 +1,23 @@
 //! The one door to atomics for the code that a checker runs: std's, or loom's with
-//! `--cfg loom`. The lock-free table and the words of entries that it depends on name no
-//! other.
+//! `--cfg loom`, or shuttle's with `--cfg shuttle`. The lock-free table and the words of
+//! entries that it depends on name no other.
 
 #[cfg(loom)]
 pub use loom::sync::atomic::{AtomicU64, fence};
-#[cfg(not(loom))]
+#[cfg(shuttle)]
+pub use shuttle::sync::atomic::{AtomicU64, fence};
+#[cfg(not(any(loom, shuttle)))]
 pub use std::sync::atomic::{AtomicU64, fence};
 
+#[cfg(all(test, loom))]
+pub(crate) use loom::thread;
+#[cfg(all(test, shuttle))]
+pub(crate) use shuttle::thread;
+
 pub use std::sync::atomic::Ordering;
+
+/// A checker runs this: few slots, workers and numbers at hand, plain memory.
+pub const CHECKED: bool = cfg!(any(loom, shuttle));
 
 /// Cells of memory that one thread owns while it writes and that others read only after
 /// it was handed to them. For real a relaxed atomic: a reader that was late reads nonsense
@@ -68,7 +78,7 @@ macro_rules! body_cell {
 body_cell!(
     BodyWord,
     u64,
-    AtomicU64,
+    std::sync::atomic::AtomicU64,
     "64 bits of a body that is handed over by some other word."
 );
 body_cell!(

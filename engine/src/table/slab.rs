@@ -137,7 +137,7 @@ pub struct Entry<K: FlowKey> {
     device: AtomicU32,
 }
 
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 const _: () = assert!(
     size_of::<Entry<KeyV4>>() == 64,
     "an IPv4 connection's hot part is one cache line"

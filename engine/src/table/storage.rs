@@ -18,8 +18,8 @@ pub unsafe trait Zeroed: Default {}
 
 // SAFETY: an atomic of zero bytes is the number 0, its default.
 unsafe impl Zeroed for std::sync::atomic::AtomicU64 {}
-// SAFETY: loom's is never made from zero bytes: its arrays are boxes of defaults (`PLAIN`).
-#[cfg(loom)]
+// SAFETY: a checker's is never made from zero bytes: its arrays are boxes of defaults (`PLAIN`).
+#[cfg(any(loom, shuttle))]
 unsafe impl Zeroed for crate::sync::AtomicU64 {}
 // SAFETY: one atomic word (under loom, as above).
 unsafe impl Zeroed for crate::sync::BodyWord {}
@@ -31,8 +31,8 @@ unsafe impl<T: Zeroed, const N: usize> Zeroed for [T; N] where [T; N]: Default {
 /// x86-64 and common aarch64 huge pages.
 const HUGE_PAGE_BYTES: usize = 2 << 20;
 
-/// No mapped memory: under loom elements must be made one by one, Miri knows no madvise.
-const PLAIN: bool = cfg!(any(loom, miri));
+/// No mapped memory: a checker's elements must be made one by one, Miri knows no madvise.
+const PLAIN: bool = crate::sync::CHECKED || cfg!(miri);
 
 /// An array of zeroed elements. It reads as a slice.
 pub struct Array<T> {
@@ -139,7 +139,7 @@ impl<T> fmt::Debug for Array<T> {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(any(loom, shuttle))))]
 mod tests {
     use super::*;
     use std::sync::atomic::{AtomicU64, Ordering};

@@ -5,11 +5,11 @@ use std::marker::PhantomData;
 
 use super::overflow::OverflowPool;
 use super::word::{Header, Link, Slot, VALID_BITS};
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, CHECKED, Ordering};
 use crate::table::storage::{Array, Zeroed};
 
-/// Slots of a bucket. Few under loom: each one is an object that it keeps track of.
-pub(super) const SLOTS: usize = if cfg!(loom) { 3 } else { 7 };
+/// Slots of a bucket. Few under a checker: each one is an object that it keeps track of.
+pub(super) const SLOTS: usize = if CHECKED { 3 } else { 7 };
 
 /// How many slots of a bucket are used, and how many overflow buckets a chain may have.
 /// [`Wide`] is the real one; tests take [`Narrow`] ones, where rare paths are common.
@@ -72,7 +72,7 @@ pub(super) struct Bucket {
     pub(super) slots: [AtomicU64; SLOTS],
 }
 
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 const _: () = assert!(size_of::<Bucket>() == 64, "a bucket is one cache line");
 
 // SAFETY: atomics only; zeroes are `default()`.
@@ -109,7 +109,7 @@ impl<G: Geometry> Index<G> {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(any(loom, shuttle))))]
 mod tests {
     use super::*;
 

@@ -43,10 +43,10 @@ use std::collections::VecDeque;
 
 use crossbeam_utils::CachePadded;
 
-use crate::sync::{AtomicU64, Ordering, fence};
+use crate::sync::{AtomicU64, CHECKED, Ordering, fence};
 
 /// Workers of one table at one time.
-pub(super) const WORKERS_MAX: usize = if cfg!(loom) { 4 } else { 256 };
+pub(super) const WORKERS_MAX: usize = if CHECKED { 4 } else { 256 };
 
 const FIRST: u64 = 2;
 const UNPINNED: u64 = 0;
@@ -241,7 +241,7 @@ impl Limbo {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(any(loom, shuttle))))]
 mod tests {
     use super::*;
 

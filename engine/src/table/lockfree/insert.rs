@@ -270,7 +270,7 @@ impl<K: FlowKey, G: Geometry> LockfreeTable<K, G> {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(any(loom, shuttle))))]
 mod tests {
     use super::super::bucket::{Narrow, Wide};
     use super::*;

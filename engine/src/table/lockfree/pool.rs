@@ -34,11 +34,11 @@
 use crossbeam_utils::CachePadded;
 
 use super::epoch::WORKERS_MAX;
-use crate::sync::{AtomicU64, BodyHalf, Ordering};
+use crate::sync::{AtomicU64, BodyHalf, CHECKED, Ordering};
 use crate::table::storage::{Array, Zeroed};
 
-/// Numbers of a chunk. Few under loom, so that chunks change hands there.
-pub(super) const CHUNK: usize = if cfg!(loom) { 2 } else { 61 };
+/// Numbers of a chunk. Few under a checker, so that chunks change hands there.
+pub(super) const CHUNK: usize = if CHECKED { 2 } else { 61 };
 
 #[repr(C, align(64))]
 #[derive(Debug)]
@@ -180,7 +180,7 @@ impl Cache {
     }
 
     /// Puts `count` numbers at hand, so that taking them later touches nothing shared.
-    #[cfg(all(test, loom))]
+    #[cfg(all(test, any(loom, shuttle)))]
     pub(super) fn stock(&mut self, pool: &Pool, count: usize) {
         while self.taking.len() < count {
             let number = pool.take(&mut Cache::default());
@@ -341,7 +341,7 @@ impl Pool {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(any(loom, shuttle))))]
 mod tests {
     use super::*;
     use std::collections::HashSet;

@@ -139,7 +139,7 @@ impl LockfreeWorker {
 
     /// Takes its share of everything beforehand, so that its calls touch nothing that
     /// only the pools share.
-    #[cfg(all(test, loom))]
+    #[cfg(all(test, any(loom, shuttle)))]
     pub(super) fn stock<K: FlowKey, G: Geometry>(
         &mut self,
         table: &LockfreeTable<K, G>,

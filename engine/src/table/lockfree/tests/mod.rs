@@ -1,11 +1,15 @@
 //! Tests of the table as a whole. Rare paths are made common by [`Narrow`](super::Narrow)
 //! geometries and tables of one or two chains.
 
+#[cfg(any(loom, shuttle))]
+mod history;
 #[cfg(loom)]
 mod interleavings;
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 mod model;
-#[cfg(not(loom))]
+#[cfg(shuttle)]
+mod programs;
+#[cfg(not(any(loom, shuttle)))]
 mod race;
 
 use super::{Geometry, Layout, LockfreeTable, LockfreeWorker};
