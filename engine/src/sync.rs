@@ -24,11 +24,11 @@ pub const CHECKED: bool = cfg!(any(loom, shuttle));
 /// and finds out by the word that guards the cell. For loom a plain cell, so that reading
 /// one without being handed it is reported as the race it would be.
 macro_rules! body_cell {
-    ($name:ident, $value:ty, $atomic:ty, $doc:literal) => {
+    ($name:ident, $value:ty, $atomic:ident, $doc:literal) => {
         #[doc = $doc]
         #[cfg(not(loom))]
         #[derive(Debug, Default)]
-        pub struct $name($atomic);
+        pub struct $name(std::sync::atomic::$atomic);
 
         #[cfg(not(loom))]
         impl $name {
@@ -78,12 +78,12 @@ macro_rules! body_cell {
 body_cell!(
     BodyWord,
     u64,
-    std::sync::atomic::AtomicU64,
+    AtomicU64,
     "64 bits of a body that is handed over by some other word."
 );
 body_cell!(
     BodyHalf,
     u32,
-    std::sync::atomic::AtomicU32,
+    AtomicU32,
     "32 bits of a body that is handed over by some other word."
 );

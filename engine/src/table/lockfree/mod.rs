@@ -103,6 +103,11 @@
 //! Generations make what outlives that harmless: 19 bits in slots, 29 in ids. Within one pin no
 //! index is reused twice, so a chain's header changes at most 24 · 2^26 < 2^32 times: its version does not wrap while anybody looks.
 //!
+//! # Checked by
+//! One thread against a map on tiny geometries (`tests/model.rs`), real threads with an
+//! accounting identity (`tests/race.rs`), loom (`tests/interleavings.rs`), shuttle
+//! (`tests/programs.rs`); each ends in `quiescent.rs`. Memory orderings stand on loom alone.
+//!
 //! # Where it differs from the kernel
 //! Its chain limit is 18 to 28 positions, drawn for each insert. A matching expired entry is
 //! replaced at confirm instead of clashing (between the two steps the key is absent). A lookup leaves an
