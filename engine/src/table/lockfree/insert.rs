@@ -95,8 +95,10 @@ impl<K: FlowKey, G: Geometry> LockfreeTable<K, G> {
             attempts: 0,
         };
         let outcome = self.confirm_or_resolve(worker, &mut confirm, policy);
-        if !matches!(outcome, Confirmed::Inserted | Confirmed::ReplyOnly(_)) {
-            self.retire(worker, id);
+        match outcome {
+            // The caller goes on holding it, as if he had looked it up.
+            Confirmed::Inserted | Confirmed::ReplyOnly(_) => worker.hold(),
+            Confirmed::Merged(_) | Confirmed::Refused(_) => self.retire(worker, id),
         }
         outcome
     }

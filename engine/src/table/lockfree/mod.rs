@@ -312,12 +312,16 @@ impl<K: FlowKey, G: Geometry> FlowTable<K> for LockfreeTable<K, G> {
         LockfreeWorker::new(&self.shared)
     }
 
+    fn leave(&self, worker: &mut LockfreeWorker) {
+        worker.give_back_all();
+    }
+
     fn begin(&self, worker: &mut LockfreeWorker) {
-        self.enter(worker);
+        self.begin_call(worker);
     }
 
     fn end(&self, worker: &mut LockfreeWorker) {
-        self.leave(worker);
+        self.end_call(worker);
     }
 
     fn allocate(&self, worker: &mut LockfreeWorker) -> Option<EntryId> {
@@ -329,12 +333,12 @@ impl<K: FlowKey, G: Geometry> FlowTable<K> for LockfreeTable<K, G> {
     }
 
     fn lookup(&self, worker: &mut LockfreeWorker, key: &K, now: Nanos) -> Option<Hit> {
-        self.enter(worker);
+        self.begin_call(worker);
         let hit = self.find(key, &self.probe(key), Some(now));
         if hit.is_some() {
             worker.hold();
         }
-        self.leave(worker);
+        self.end_call(worker);
         hit
     }
 
@@ -345,9 +349,9 @@ impl<K: FlowKey, G: Geometry> FlowTable<K> for LockfreeTable<K, G> {
         now: Nanos,
         hits: &mut [Option<Hit>],
     ) {
-        self.enter(worker);
+        self.begin_call(worker);
         self.find_batch(worker, keys, now, hits);
-        self.leave(worker);
+        self.end_call(worker);
     }
 
     fn prepare_confirm(&self, _worker: &mut LockfreeWorker, ids: &[EntryId]) {
@@ -362,16 +366,16 @@ impl<K: FlowKey, G: Geometry> FlowTable<K> for LockfreeTable<K, G> {
         random: u32,
         policy: &mut dyn ClashPolicy<K>,
     ) -> Confirmed {
-        self.enter(worker);
+        self.begin_call(worker);
         let confirmed = self.confirm_pinned(worker, id, now, random, policy);
-        self.leave(worker);
+        self.end_call(worker);
         confirmed
     }
 
     fn remove(&self, worker: &mut LockfreeWorker, id: EntryId) -> bool {
-        self.enter(worker);
+        self.begin_call(worker);
         let removed = self.kill(worker, id);
-        self.leave(worker);
+        self.end_call(worker);
         removed
     }
 
@@ -391,7 +395,7 @@ impl<K: FlowKey, G: Geometry> FlowTable<K> for LockfreeTable<K, G> {
         now: Nanos,
         evictable: &dyn Fn(&Entry<K>) -> bool,
     ) -> EarlyDrop {
-        self.enter(worker);
+        self.begin_call(worker);
         let first = self.probe(key).bucket();
         let heads = self.index.heads.len() as u32;
         let mut evicted = 0;
@@ -409,7 +413,7 @@ impl<K: FlowKey, G: Geometry> FlowTable<K> for LockfreeTable<K, G> {
                 break;
             }
         }
-        self.leave(worker);
+        self.end_call(worker);
         EarlyDrop { evicted }
     }
 

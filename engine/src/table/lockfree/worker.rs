@@ -258,15 +258,25 @@ impl LockfreeWorker {
 
 impl Drop for LockfreeWorker {
     fn drop(&mut self) {
-        self.shared.epochs.unpin(self.seat);
+        self.give_back_all();
         self.shared.epochs.leave(self.seat);
+    }
+}
+
+impl LockfreeWorker {
+    /// Unpins, and leaves all that it has at hand to the others.
+    pub(super) fn give_back_all(&mut self) {
+        self.shared.epochs.unpin(self.seat);
+        (self.pinned, self.nested, self.held) = (false, 0, 0);
+        self.removed.clear();
         let mut entry_limbo = std::mem::take(&mut self.entry_limbo);
         for id in self.owned.drain(..) {
             entry_limbo.retire(id.index);
             self.permits += 1;
         }
         // Relaxed: see `take_permit`.
-        self.shared.quota.fetch_add(self.permits, Ordering::Relaxed);
+        let permits = std::mem::take(&mut self.permits);
+        self.shared.quota.fetch_add(permits, Ordering::Relaxed);
         let orphan = Orphan {
             entries: std::mem::take(&mut self.entries),
             overflow: std::mem::take(&mut self.overflow),
@@ -285,7 +295,7 @@ impl Drop for LockfreeWorker {
 /// Pins, and the way of entries from one life to the next.
 impl<K: FlowKey, G: Geometry> LockfreeTable<K, G> {
     /// A batch or a call begins.
-    pub(super) fn enter(&self, worker: &mut LockfreeWorker) {
+    pub(super) fn begin_call(&self, worker: &mut LockfreeWorker) {
         debug_assert!(
             Arc::ptr_eq(&worker.shared, &self.shared),
             "a worker of another table"
@@ -298,7 +308,7 @@ impl<K: FlowKey, G: Geometry> LockfreeTable<K, G> {
     }
 
     /// It is over.
-    pub(super) fn leave(&self, worker: &mut LockfreeWorker) {
+    pub(super) fn end_call(&self, worker: &mut LockfreeWorker) {
         debug_assert!(worker.nested > 0, "`end` belongs to a `begin`");
         worker.nested = worker.nested.saturating_sub(1);
         self.unpin_if_idle(worker);

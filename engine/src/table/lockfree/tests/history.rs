@@ -468,7 +468,11 @@ impl Scenario {
                     ClashStep2::Drop => ClashStep::Drop,
                     ClashStep2::ReplyOnly => ClashStep::ReplyOnly,
                 });
-                match table.confirm(worker, id, NOW, *random, &mut policy) {
+                let confirmed = table.confirm(worker, id, NOW, *random, &mut policy);
+                if matches!(confirmed, Confirmed::Inserted | Confirmed::ReplyOnly(_)) {
+                    table.release(worker, id);
+                }
+                match confirmed {
                     Confirmed::Inserted => Answer::Inserted,
                     Confirmed::ReplyOnly(_) => Answer::ReplyOnly,
                     Confirmed::Refused(Refusal::Clash(clash)) => {

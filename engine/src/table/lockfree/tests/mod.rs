@@ -92,5 +92,9 @@ pub(super) fn connect<G: Geometry>(
     let entry = table.slab().entry(id);
     entry.set_keys(keys.0, keys.1);
     entry.set_deadline(timeout);
-    Some((id, table.confirm(worker, id, now, random, policy)))
+    let confirmed = table.confirm(worker, id, now, random, policy);
+    if matches!(confirmed, Confirmed::Inserted | Confirmed::ReplyOnly(_)) {
+        assert!(!table.release(worker, id), "the table has it");
+    }
+    Some((id, confirmed))
 }

@@ -371,6 +371,8 @@ fn entries_and_buckets_come_home_after_many_lives() {
         "{counters:?}"
     );
     table.assert_quiescent(&[&worker], &[]);
+    table.leave(&mut worker);
+    table.assert_quiescent(&[&worker], &[]);
     drop(worker);
     table.assert_quiescent(&[], &[]);
 }
