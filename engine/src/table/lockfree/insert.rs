@@ -230,7 +230,7 @@ impl<K: FlowKey, G: Geometry> LockfreeTable<K, G> {
     ) -> Option<Clash> {
         for &key in keys {
             let wanted = self.slab.entry(loser).key(key);
-            let Some(found) = self.find(&wanted, &self.probe(&wanted), None) else {
+            let Some(found) = self.find(&wanted, &self.probe(&wanted)) else {
                 continue;
             };
             if self.slab.entry(found.id).is_expired(worker.now) {

@@ -54,13 +54,33 @@ impl<K: FlowKey, G: Geometry> LockfreeTable<K, G> {
         }
     }
 
-    /// The confirmed connection that owns `key`. With a time, expired ones are passed by.
+    /// The connection that owns `key`, held for the caller. One that has expired is removed
+    /// on the way, as the kernel's lookup does (`nf_ct_gc_expired`).
+    pub(super) fn find_and_reap(
+        &self,
+        worker: &mut LockfreeWorker,
+        key: &K,
+        probe: &Probe,
+        now: Nanos,
+    ) -> Option<Hit> {
+        // Ends: each further turn removed a connection, or saw that somebody else did.
+        loop {
+            let hit = self.find(key, probe)?;
+            if !self.slab.entry(hit.id).is_expired(now) {
+                worker.hold();
+                return Some(hit);
+            }
+            self.reap(worker, hit.id);
+        }
+    }
+
+    /// The confirmed connection that owns `key`, expired or not.
     ///
     /// Valid bits are not asked: a confirmed entry with this key is right whatever slot led to it.
-    pub(super) fn find(&self, key: &K, probe: &Probe, now: Option<Nanos>) -> Option<Hit> {
+    pub(super) fn find(&self, key: &K, probe: &Probe) -> Option<Hit> {
         let chain = self.index.chain(probe.bucket);
         let scanned = scan(chain.head(), G::HEAD_SLOTS, probe.pattern);
-        let in_head = bits(scanned.matches).find_map(|at| self.check(scanned.slots[at], key, now));
+        let in_head = bits(scanned.matches).find_map(|at| self.check(scanned.slots[at], key));
         if in_head.is_some() {
             return in_head;
         }
@@ -69,13 +89,13 @@ impl<K: FlowKey, G: Geometry> LockfreeTable<K, G> {
         let links = chain.walk(chain.header().overflow());
         chain.buckets(links).skip(1).find_map(|(bucket, _, used)| {
             let scanned = scan(bucket, used, probe.pattern);
-            bits(scanned.matches).find_map(|at| self.check(scanned.slots[at], key, now))
+            bits(scanned.matches).find_map(|at| self.check(scanned.slots[at], key))
         })
     }
 
     /// Is the slot's entry confirmed, in this life, and the owner of `key`?
     #[inline]
-    fn check(&self, slot: Slot, key: &K, now: Option<Nanos>) -> Option<Hit> {
+    fn check(&self, slot: Slot, key: &K) -> Option<Hit> {
         let entry = self.slab.at(slot.index());
         // Acquire, P1: the linearization point of a hit; only after it the body may be read.
         let state = State(entry.state_word().load(Ordering::Acquire));
@@ -89,9 +109,6 @@ impl<K: FlowKey, G: Geometry> LockfreeTable<K, G> {
         } else {
             return None;
         };
-        if now.is_some_and(|now| entry.is_expired(now)) {
-            return None;
-        }
         Some(Hit {
             id: EntryId {
                 index: slot.index(),
@@ -127,16 +144,22 @@ impl<K: FlowKey, G: Geometry> LockfreeTable<K, G> {
                 self.prefetch_overflow(&probes[..keys.len()], &stages, hint);
             }
             for (i, (key, hit)) in keys.iter().zip(hits).enumerate() {
-                *hit = match stages[i] {
-                    Stage::Miss => None,
-                    Stage::Candidate(slot) => self
-                        .check(slot, key, Some(now))
-                        .or_else(|| self.find(key, &probes[i], Some(now))),
-                    Stage::Beyond => self.find(key, &probes[i], Some(now)),
+                let candidate = match stages[i] {
+                    Stage::Miss => {
+                        *hit = None;
+                        continue;
+                    }
+                    Stage::Candidate(slot) => self.check(slot, key),
+                    Stage::Beyond => None,
                 };
-                if hit.is_some() {
-                    worker.hold();
-                }
+                *hit = match candidate {
+                    Some(found) if !self.slab.entry(found.id).is_expired(now) => {
+                        worker.hold();
+                        Some(found)
+                    }
+                    // Another slot has it, or it is to be removed.
+                    _ => self.find_and_reap(worker, key, &probes[i], now),
+                };
             }
         }
     }

@@ -9,7 +9,8 @@
 //! the whole chain was searched for an equal key: so inserts of one chain are one after the
 //! other without a lock. Whoever meets a Pending equal key drives that insert to its decision
 //! first, always towards larger keys: no waiting, and no circle. Removing is a CAS
-//! Confirmed → Dying; clearing slots is mere cleanup. Lookups write nothing.
+//! Confirmed → Dying; clearing slots is mere cleanup. Lookups write nothing, unless what they
+//! find has expired: then they remove it.
 //!
 //! # Memory
 //! ```text
@@ -88,7 +89,8 @@
 //! - P5 release: emptying a slot <-> acquire: the claim of it: the header of the emptier.
 //!
 //! # Progress
-//! Lookup: wait-free, 28 slots at most (a batch of n: n times that). Confirm, remove, early
+//! Lookup: wait-free, 28 slots at most (a batch of n: n times that), but for the removal of
+//! an expired connection that it finds. Confirm, remove, early
 //! drop: lock-free; a retry means that somebody else changed the header of that chain,
 //! which each operation does a bounded number of times. Allocate, release: lock-free
 //! ([`pool`], [`epoch`]). A thread that stops while pinned holds up the reuse of entries: others
@@ -110,8 +112,7 @@
 //!
 //! # Where it differs from the kernel
 //! Its chain limit is 18 to 28 positions, drawn for each insert. A matching expired entry is
-//! replaced at confirm instead of clashing (between the two steps the key is absent). A lookup leaves an
-//! expired entry where it is. A NATed connection both of whose keys are one key is refused as a clash with itself.
+//! replaced at confirm instead of clashing (between the two steps the key is absent). A NATed connection both of whose keys are one key is refused as a clash with itself.
 //!
 //! # Sources
 //! The idea that a status decides and others help: Harris, Fraser, Pratt, *A practical
@@ -167,8 +168,11 @@ pub const FILL_PERCENT: usize = 55;
 /// The slab has `capacity / SLACK_DIVISOR` entries more, for those that wait for their grace period.
 pub const SLACK_DIVISOR: usize = 4;
 
-/// Buckets that an early drop looks through (`NF_CT_EVICTION_RANGE`).
+/// Chains with connections that an early drop looks through (`NF_CT_EVICTION_RANGE`).
 const EVICTION_RANGE: u32 = 8;
+
+/// Chains that it passes at most: a table much larger than its limit of connections has many empty ones.
+const EVICTION_REACH: u32 = 1024;
 
 /// How much of everything a table has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -334,10 +338,7 @@ impl<K: FlowKey, G: Geometry> FlowTable<K> for LockfreeTable<K, G> {
 
     fn lookup(&self, worker: &mut LockfreeWorker, key: &K, now: Nanos) -> Option<Hit> {
         self.begin_call(worker);
-        let hit = self.find(key, &self.probe(key), Some(now));
-        if hit.is_some() {
-            worker.hold();
-        }
+        let hit = self.find_and_reap(worker, key, &self.probe(key), now);
         self.end_call(worker);
         hit
     }
@@ -398,8 +399,12 @@ impl<K: FlowKey, G: Geometry> FlowTable<K> for LockfreeTable<K, G> {
         self.begin_call(worker);
         let first = self.probe(key).bucket();
         let heads = self.index.heads.len() as u32;
-        let mut evicted = 0;
-        for bucket in (0..EVICTION_RANGE.min(heads)).map(|i| (first + i) % heads) {
+        let (mut evicted, mut used) = (0, 0);
+        for bucket in (0..EVICTION_REACH.min(heads)).map(|i| (first + i) % heads) {
+            if self.index.chain(bucket).header().valid() == 0 {
+                continue;
+            }
+            used += 1;
             for id in self.entries_of_chain(bucket) {
                 let entry = self.slab.entry(id);
                 let expired = entry.is_expired(now);
@@ -409,7 +414,7 @@ impl<K: FlowKey, G: Geometry> FlowTable<K> for LockfreeTable<K, G> {
                 let removed = self.reap(worker, id);
                 evicted += u32::from(removed && !expired);
             }
-            if evicted > 0 {
+            if evicted > 0 || used == EVICTION_RANGE {
                 break;
             }
         }
