@@ -1,6 +1,7 @@
 //! Tables to compare with, each behind the engine's [`FlowTable`]: the kernel's algorithm in
-//! user space ([`striped`]) and a sharded map as people write it ([`dashmap`]). The reference,
-//! [`mutex`](clashtrack_engine::table::mutex), lives in the engine.
+//! user space ([`striped`]) and a sharded map as people write it ([`dashmap`]). Ours,
+//! [`lockfree`](clashtrack_engine::table::lockfree), and the reference,
+//! [`mutex`](clashtrack_engine::table::mutex), live in the engine.
 //!
 //! No straw men: every table has the same entries in the same slab, the same keyed hash, and
 //! its capacity reserved up front. [`visit`] is the one place where a name becomes a type; a
@@ -10,6 +11,7 @@ pub mod dashmap;
 pub mod striped;
 
 use clashtrack_engine::table::key::KeyV4;
+use clashtrack_engine::table::lockfree::LockfreeTable;
 use clashtrack_engine::table::mutex::MutexTable;
 use clashtrack_engine::table::{FlowTable, Guarantees};
 
@@ -29,6 +31,9 @@ pub struct TableInfo {
 
 /// All tables, in the order in which they are run and printed.
 pub const TABLES: &[TableInfo] = &[
+    info::<LockfreeTable<KeyV4>>(
+        "ours: both keys in one atomic step, no locks, a cache line a bucket",
+    ),
     info::<StripedTable<KeyV4>>(
         "the kernel's algorithm in user space: striped spin locks, lock-free readers that restart",
     ),
@@ -57,6 +62,7 @@ pub trait TableVisitor {
 /// Calls `visitor` with the table type of that name; `None` where there is no such table.
 pub fn visit<V: TableVisitor>(name: &str, visitor: V) -> Option<V::Output> {
     Some(match name {
+        "lockfree" => visitor.visit::<LockfreeTable<KeyV4>>(),
         "striped" => visitor.visit::<StripedTable<KeyV4>>(),
         "mutex" => visitor.visit::<MutexTable<KeyV4>>(),
         "dashmap" => visitor.visit::<DashMapTable<KeyV4>>(),

@@ -283,6 +283,7 @@ impl<K: FlowKey, G: Geometry> LockfreeTable<K, G> {
                     return None;
                 }
                 let word = self.slab.at(slot.index()).state_word();
+                // Acquire, P1.
                 let state = State(word.load(Ordering::Acquire));
                 (state.is_confirmed() && slot.is_of(state)).then_some(EntryId {
                     index: slot.index(),
