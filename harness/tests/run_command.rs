@@ -181,6 +181,32 @@ fn a_run_for_people_has_a_grid_a_workload_and_conntrack_s_lines() {
     }
 }
 
+#[test]
+fn csv_has_the_same_columns_whatever_is_run_and_bare_numbers_in_them() {
+    let run = |words: &[&str]| {
+        let short = ["--connections", "500", "--duration", "1us", "--repeat", "1"];
+        let output = clashtrack(&[&["run"], words, &short, &["--format", "csv"]].concat());
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let one = run(&["clash", "--workers", "1"]);
+    let two = run(&["clash-nat", "clash-tcp", "--workers", "1,2"]);
+    assert_eq!(one.lines().next(), two.lines().next(), "the heads differ");
+    assert_eq!(two.lines().count(), 1 + 2 * 3 * 2, "{two}");
+    for row in one
+        .lines()
+        .chain(two.lines())
+        .filter(|l| !l.starts_with("workload,"))
+    {
+        // Three words; then numbers, nothing, or a truth.
+        for cell in row.split(',').skip(3) {
+            let bare =
+                cell.is_empty() || cell.parse::<f64>().is_ok() || cell.parse::<bool>().is_ok();
+            assert!(bare, "{cell:?} in {row}");
+        }
+    }
+}
+
 /// Aim: Ctrl-C ends a run that would take minutes, with the marked JSON. Method: the signal is
 /// sent once the process catches it, as its status in /proc says.
 #[cfg(target_os = "linux")]

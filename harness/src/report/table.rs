@@ -5,12 +5,16 @@ use std::fmt::Write as _;
 use clashtrack_engine::stats::conntrack_s_line;
 
 use super::grid::{Align, Grid};
-use super::json::{ClashFigures, RunResult, Spread};
+use super::json::{Accounting, ClashFigures, RunResult, Spread};
 use crate::cli::Format;
 
-/// All results in one grid, as `--format csv` and `markdown` print it.
+/// All results in one grid, as `--format csv` and `markdown` print it: CSV for programs, with the same
+/// columns whatever was run and a bare number in each; Markdown for people.
 #[must_use]
 pub fn one_grid(results: &[RunResult], format: Format) -> String {
+    if format == Format::Csv {
+        return raw_grid(results).render(format);
+    }
     let mut columns = vec![("workload", Align::Left)];
     columns.extend(columns_of(results, &Losers::ALL));
     let mut grid = Grid::new(columns);
@@ -20,6 +24,100 @@ pub fn one_grid(results: &[RunResult], format: Format) -> String {
         grid.row(cells);
     }
     grid.render(format)
+}
+
+type RawColumn = (&'static str, fn(&RunResult) -> String);
+
+/// The columns of CSV, whatever was run. Names and units are those of the JSON contract.
+const RAW_COLUMNS: &[RawColumn] = &[
+    ("workload", |r| r.workload.to_owned()),
+    ("table", |r| r.table.to_owned()),
+    ("l4", |r| r.l4.to_owned()),
+    ("workers", |r| r.workers.to_string()),
+    ("batch", |r| r.batch.to_string()),
+    ("connections", |r| r.connections.to_string()),
+    ("ops_per_s_median", |r| r.ops_per_s.median.to_string()),
+    ("ops_per_s_min", |r| r.ops_per_s.min.to_string()),
+    ("ops_per_s_max", |r| r.ops_per_s.max.to_string()),
+    ("ns_per_op_median", |r| r.ns_per_op.median.to_string()),
+    ("ns_per_op_min", |r| r.ns_per_op.min.to_string()),
+    ("ns_per_op_max", |r| r.ns_per_op.max.to_string()),
+    ("resolved_per_s_median", |r| {
+        of_clash(r, |c| Some(c.resolved_per_s.median))
+    }),
+    ("resolved_per_s_min", |r| {
+        of_clash(r, |c| Some(c.resolved_per_s.min))
+    }),
+    ("resolved_per_s_max", |r| {
+        of_clash(r, |c| Some(c.resolved_per_s.max))
+    }),
+    ("confirmed_per_s_median", |r| {
+        of_clash(r, |c| Some(c.confirmed_per_s.median))
+    }),
+    ("confirmed_per_s_min", |r| {
+        of_clash(r, |c| Some(c.confirmed_per_s.min))
+    }),
+    ("confirmed_per_s_max", |r| {
+        of_clash(r, |c| Some(c.confirmed_per_s.max))
+    }),
+    ("dropped_per_s_median", |r| {
+        of_clash(r, |c| Some(c.dropped_per_s.median))
+    }),
+    ("dropped_per_s_min", |r| {
+        of_clash(r, |c| Some(c.dropped_per_s.min))
+    }),
+    ("dropped_per_s_max", |r| {
+        of_clash(r, |c| Some(c.dropped_per_s.max))
+    }),
+    ("offered", |r| of_accounting(r, |a| a.offered as i64)),
+    ("confirmed", |r| of_accounting(r, |a| a.confirmed as i64)),
+    ("resolved_same", |r| {
+        of_accounting(r, |a| a.resolved_same as i64)
+    }),
+    ("resolved_reply_only", |r| {
+        of_accounting(r, |a| a.resolved_reply_only as i64)
+    }),
+    ("dropped", |r| of_accounting(r, |a| a.dropped as i64)),
+    ("found_at_lookup", |r| {
+        of_accounting(r, |a| a.found_at_lookup as i64)
+    }),
+    ("lost", |r| of_accounting(r, |a| a.lost)),
+    ("collided_share", |r| {
+        of_clash(r, |c| Some(c.collided_share))
+    }),
+    ("unsure", |r| of_clash(r, |c| Some(c.unsure))),
+    ("chain_longest", |r| of_clash(r, |c| c.chain_longest)),
+    ("chain_mean", |r| of_clash(r, |c| c.chain_mean)),
+    ("torn", |r| r.anomalies.torn.to_string()),
+    ("double_owner", |r| r.anomalies.double_owner.to_string()),
+    ("vanished", |r| r.anomalies.vanished.to_string()),
+    ("samples", |r| r.ops_per_s.samples.len().to_string()),
+    ("disturbed_samples", |r| {
+        r.disturbed_samples.len().to_string()
+    }),
+];
+
+/// Empty where the workload has no such figure, or the table.
+fn of_clash<V: ToString>(r: &RunResult, figure: fn(&ClashFigures) -> Option<V>) -> String {
+    r.clash
+        .as_ref()
+        .and_then(figure)
+        .map_or_else(String::new, |value| value.to_string())
+}
+
+/// Empty where the workload confirms nothing.
+fn of_accounting(r: &RunResult, count: fn(&Accounting) -> i64) -> String {
+    r.accounting
+        .as_ref()
+        .map_or_else(String::new, |a| count(a).to_string())
+}
+
+fn raw_grid(results: &[RunResult]) -> Grid {
+    let mut grid = Grid::new(RAW_COLUMNS.iter().map(|&(name, _)| (name, Align::Right)));
+    for result in results {
+        grid.row(RAW_COLUMNS.iter().map(|(_, cell)| cell(result)));
+    }
+    grid
 }
 
 /// A grid a workload, each with a closing sentence.
@@ -54,7 +152,7 @@ struct Losers {
 }
 
 type Rate = (&'static str, fn(&ClashFigures) -> &Spread);
-type Count = (&'static str, fn(&super::json::Accounting) -> u64);
+type Count = (&'static str, fn(&Accounting) -> u64);
 
 const RESOLVED: Rate = ("resolved M/s", |clash| &clash.resolved_per_s);
 const DROPPED: Rate = ("dropped M/s", |clash| &clash.dropped_per_s);
@@ -224,6 +322,13 @@ pub fn per_cpu(result: &RunResult) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn csv_of_nothing_measured_is_its_head() {
+        let csv = one_grid(&[], Format::Csv);
+        assert!(csv.starts_with("workload,table,l4,"), "{csv}");
+        assert_eq!(csv.lines().count(), 1);
+    }
 
     #[test]
     fn a_rate_is_in_millions_with_its_spread() {
