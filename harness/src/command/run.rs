@@ -298,7 +298,7 @@ fn text(
     text.push_str(&table::by_workload(results));
     if let Some(first) = plan.tables.first() {
         for result in results.iter().filter(|result| result.table == *first) {
-            text.push_str(&table::per_cpu(result));
+            text.push_str(&table::per_cpu(result, results));
         }
     }
     if plan.tables.len() > 1 {
