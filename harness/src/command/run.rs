@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::{Globals, values};
 use crate::cli::Format;
-use crate::error::{EXIT_INTERRUPTED, Error};
+use crate::error::{EXIT_INTERRUPTED, EXIT_NO, Error};
 use crate::interrupt;
 use crate::peer::TABLES;
 use crate::report::envelope::{Envelope, Nothing};
@@ -235,6 +235,9 @@ fn carry_out(plan: &Plan, globals: &Globals, cores: &Cores) -> Result<(ExitCode,
     }
     let code = if measured.interrupted {
         ExitCode::from(EXIT_INTERRUPTED)
+    } else if results.iter().any(|result| result.lost() != 0) {
+        // The books do not balance: it ran, and is not to be believed.
+        ExitCode::from(EXIT_NO)
     } else {
         ExitCode::SUCCESS
     };

@@ -293,6 +293,14 @@ fn closing(group: &[RunResult], results: &[RunResult]) -> String {
             whose(last, results),
         );
     }
+    for result in group.iter().filter(|r| r.lost() != 0) {
+        let _ = writeln!(
+            text,
+            "{}: {} of the connections offered are unaccounted for: these figures are wrong, please report it.",
+            whose(result, results),
+            result.lost(),
+        );
+    }
     if group
         .iter()
         .any(|r| r.clash.as_ref().is_some_and(|c| c.unsure))
@@ -405,6 +413,18 @@ mod tests {
         let wanted = "striped (workers 1) confirmed 2.00 times as many connections a second as striped (workers 2).";
         assert!(text.starts_with(wanted), "{text}");
         assert!(per_cpu(&group[1], &group).contains("clash on striped (workers 2)"));
+    }
+
+    #[test]
+    fn lost_connections_are_not_passed_over_in_silence() {
+        let mut group = [result("striped", 2, 1000, 2000)];
+        assert!(!closing(&group, &group).contains("unaccounted"));
+        group[0].accounting.as_mut().unwrap().lost = 7;
+        let text = closing(&group, &group);
+        assert!(
+            text.contains("striped: 7 of the connections offered are unaccounted for"),
+            "{text}"
+        );
     }
 
     #[test]
