@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::{Globals, values};
 use crate::cli::Format;
-use crate::error::{EXIT_INTERRUPTED, Error};
+use crate::error::{EXIT_INTERRUPTED, EXIT_NO, Error};
 use crate::interrupt;
 use crate::peer::TABLES;
 use crate::report::envelope::{Envelope, Nothing};
@@ -235,6 +235,9 @@ fn carry_out(plan: &Plan, globals: &Globals, cores: &Cores) -> Result<(ExitCode,
     }
     let code = if measured.interrupted {
         ExitCode::from(EXIT_INTERRUPTED)
+    } else if results.iter().any(|result| result.lost() != 0) {
+        // The books do not balance: it ran, and is not to be believed.
+        ExitCode::from(EXIT_NO)
     } else {
         ExitCode::SUCCESS
     };
@@ -288,26 +291,38 @@ fn text(
         text.push('\n');
     }
     text.push_str(&format!(
-        "{} flows a round, batches of {}, {} samples of {:?}, seed {}; rounds of the tables take turns\n\n",
+        "{} flows a round, batches of {}, {} of {:?}, seed {}; rounds of the tables take turns\n\n",
         joined(&plan.connections),
         joined(&plan.batches),
-        plan.repeat,
+        counted(plan.repeat, "sample"),
         plan.duration,
         plan.seed,
     ));
     text.push_str(&table::by_workload(results));
     if let Some(first) = plan.tables.first() {
         for result in results.iter().filter(|result| result.table == *first) {
-            text.push_str(&table::per_cpu(result));
+            text.push_str(&table::per_cpu(result, results));
         }
     }
-    if plan.tables.len() > 1 {
+    if plan.tables.len() > 1 && !results.is_empty() {
         text.push_str("The other tables' counters are under per_cpu in what --json prints.\n");
     }
     if measured.interrupted {
-        text.push_str("Interrupted: this is what was measured so far.\n");
+        text.push_str(if results.is_empty() {
+            "Interrupted before the first sample: nothing was measured.\n"
+        } else {
+            "Interrupted: this is what was measured so far.\n"
+        });
     }
     text
+}
+
+/// `1 sample`, `2 samples`.
+fn counted(count: usize, what: &str) -> String {
+    match count {
+        1 => format!("1 {what}"),
+        _ => format!("{count} {what}s"),
+    }
 }
 
 fn joined(numbers: &[usize]) -> String {
@@ -386,6 +401,23 @@ mod tests {
         assert!(text.contains("from 1 to 16777216"), "{text}");
         let text = said(|args| args.repeat = "0".to_owned());
         assert!(text.starts_with("--repeat:"), "{text}");
+    }
+
+    #[test]
+    fn an_interrupt_before_the_first_sample_is_not_called_a_measurement() {
+        let cores = Cores::available();
+        let plan = RunArgs::main_job().plan(&globals(), &cores).unwrap();
+        let measured = Measured {
+            measurements: Vec::new(),
+            load: None,
+            interrupted: true,
+        };
+        let text = text(&plan, &cores, &measured, true, &[]);
+        assert!(
+            text.ends_with("Interrupted before the first sample: nothing was measured.\n"),
+            "{text}"
+        );
+        assert!(!text.contains("other tables"), "{text}");
     }
 
     #[test]

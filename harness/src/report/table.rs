@@ -5,12 +5,16 @@ use std::fmt::Write as _;
 use clashtrack_engine::stats::conntrack_s_line;
 
 use super::grid::{Align, Grid};
-use super::json::{ClashFigures, RunResult, Spread};
+use super::json::{Accounting, ClashFigures, RunResult, Spread};
 use crate::cli::Format;
 
-/// All results in one grid, as `--format csv` and `markdown` print it.
+/// All results in one grid, as `--format csv` and `markdown` print it: CSV for programs, with the same
+/// columns whatever was run and a bare number in each; Markdown for people.
 #[must_use]
 pub fn one_grid(results: &[RunResult], format: Format) -> String {
+    if format == Format::Csv {
+        return raw_grid(results).render(format);
+    }
     let mut columns = vec![("workload", Align::Left)];
     columns.extend(columns_of(results, &Losers::ALL));
     let mut grid = Grid::new(columns);
@@ -20,6 +24,100 @@ pub fn one_grid(results: &[RunResult], format: Format) -> String {
         grid.row(cells);
     }
     grid.render(format)
+}
+
+type RawColumn = (&'static str, fn(&RunResult) -> String);
+
+/// The columns of CSV, whatever was run. Names and units are those of the JSON contract.
+const RAW_COLUMNS: &[RawColumn] = &[
+    ("workload", |r| r.workload.to_owned()),
+    ("table", |r| r.table.to_owned()),
+    ("l4", |r| r.l4.to_owned()),
+    ("workers", |r| r.workers.to_string()),
+    ("batch", |r| r.batch.to_string()),
+    ("connections", |r| r.connections.to_string()),
+    ("ops_per_s_median", |r| r.ops_per_s.median.to_string()),
+    ("ops_per_s_min", |r| r.ops_per_s.min.to_string()),
+    ("ops_per_s_max", |r| r.ops_per_s.max.to_string()),
+    ("ns_per_op_median", |r| r.ns_per_op.median.to_string()),
+    ("ns_per_op_min", |r| r.ns_per_op.min.to_string()),
+    ("ns_per_op_max", |r| r.ns_per_op.max.to_string()),
+    ("resolved_per_s_median", |r| {
+        of_clash(r, |c| Some(c.resolved_per_s.median))
+    }),
+    ("resolved_per_s_min", |r| {
+        of_clash(r, |c| Some(c.resolved_per_s.min))
+    }),
+    ("resolved_per_s_max", |r| {
+        of_clash(r, |c| Some(c.resolved_per_s.max))
+    }),
+    ("confirmed_per_s_median", |r| {
+        of_clash(r, |c| Some(c.confirmed_per_s.median))
+    }),
+    ("confirmed_per_s_min", |r| {
+        of_clash(r, |c| Some(c.confirmed_per_s.min))
+    }),
+    ("confirmed_per_s_max", |r| {
+        of_clash(r, |c| Some(c.confirmed_per_s.max))
+    }),
+    ("dropped_per_s_median", |r| {
+        of_clash(r, |c| Some(c.dropped_per_s.median))
+    }),
+    ("dropped_per_s_min", |r| {
+        of_clash(r, |c| Some(c.dropped_per_s.min))
+    }),
+    ("dropped_per_s_max", |r| {
+        of_clash(r, |c| Some(c.dropped_per_s.max))
+    }),
+    ("offered", |r| of_accounting(r, |a| a.offered as i64)),
+    ("confirmed", |r| of_accounting(r, |a| a.confirmed as i64)),
+    ("resolved_same", |r| {
+        of_accounting(r, |a| a.resolved_same as i64)
+    }),
+    ("resolved_reply_only", |r| {
+        of_accounting(r, |a| a.resolved_reply_only as i64)
+    }),
+    ("dropped", |r| of_accounting(r, |a| a.dropped as i64)),
+    ("found_at_lookup", |r| {
+        of_accounting(r, |a| a.found_at_lookup as i64)
+    }),
+    ("lost", |r| of_accounting(r, |a| a.lost)),
+    ("collided_share", |r| {
+        of_clash(r, |c| Some(c.collided_share))
+    }),
+    ("unsure", |r| of_clash(r, |c| Some(c.unsure))),
+    ("chain_longest", |r| of_clash(r, |c| c.chain_longest)),
+    ("chain_mean", |r| of_clash(r, |c| c.chain_mean)),
+    ("torn", |r| r.anomalies.torn.to_string()),
+    ("double_owner", |r| r.anomalies.double_owner.to_string()),
+    ("vanished", |r| r.anomalies.vanished.to_string()),
+    ("samples", |r| r.ops_per_s.samples.len().to_string()),
+    ("disturbed_samples", |r| {
+        r.disturbed_samples.len().to_string()
+    }),
+];
+
+/// Empty where the workload has no such figure, or the table.
+fn of_clash<V: ToString>(r: &RunResult, figure: fn(&ClashFigures) -> Option<V>) -> String {
+    r.clash
+        .as_ref()
+        .and_then(figure)
+        .map_or_else(String::new, |value| value.to_string())
+}
+
+/// Empty where the workload confirms nothing.
+fn of_accounting(r: &RunResult, count: fn(&Accounting) -> i64) -> String {
+    r.accounting
+        .as_ref()
+        .map_or_else(String::new, |a| count(a).to_string())
+}
+
+fn raw_grid(results: &[RunResult]) -> Grid {
+    let mut grid = Grid::new(RAW_COLUMNS.iter().map(|&(name, _)| (name, Align::Right)));
+    for result in results {
+        grid.row(RAW_COLUMNS.iter().map(|(_, cell)| cell(result)));
+    }
+    grid
 }
 
 /// A grid a workload, each with a closing sentence.
@@ -40,7 +138,7 @@ pub fn by_workload(results: &[RunResult]) -> String {
         }
         let _ = writeln!(text, "{}", first.workload);
         text.push_str(&grid.render(Format::Table));
-        text.push_str(&closing(group));
+        text.push_str(&closing(group, results));
         text.push('\n');
         rest = others;
     }
@@ -54,7 +152,7 @@ struct Losers {
 }
 
 type Rate = (&'static str, fn(&ClashFigures) -> &Spread);
-type Count = (&'static str, fn(&super::json::Accounting) -> u64);
+type Count = (&'static str, fn(&Accounting) -> u64);
 
 const RESOLVED: Rate = ("resolved M/s", |clash| &clash.resolved_per_s);
 const DROPPED: Rate = ("dropped M/s", |clash| &clash.dropped_per_s);
@@ -175,18 +273,32 @@ fn anomalies(result: &RunResult) -> String {
     }
 }
 
-/// Who offered most, and by how much; and whose figures deserve doubt.
-fn closing(group: &[RunResult]) -> String {
+/// Which table got through the flows fastest, and by how much; and whose figures deserve doubt.
+///
+/// Tables are ranked by connections confirmed, one a flow on each of them. Connections offered would not do:
+/// a table whose workers drift apart finds flows at lookup, which are offered by nobody.
+fn closing(group: &[RunResult], results: &[RunResult]) -> String {
     let mut text = String::new();
+    let confirmed = |r: &RunResult| r.clash.as_ref().map_or(0.0, |c| c.confirmed_per_s.median);
     let mut ranked: Vec<&RunResult> = group.iter().collect();
-    ranked.sort_by(|a, b| b.ops_per_s.median.total_cmp(&a.ops_per_s.median));
-    if let [first, .., last] = ranked.as_slice() {
+    ranked.sort_by(|a, b| confirmed(b).total_cmp(&confirmed(a)));
+    if let [first, .., last] = ranked.as_slice()
+        && confirmed(last) > 0.0
+    {
         let _ = writeln!(
             text,
-            "{} took {:.2} times as many connections a second as {}.",
-            first.table,
-            first.ops_per_s.median / last.ops_per_s.median,
-            last.table
+            "{} confirmed {:.2} times as many connections a second as {}.",
+            whose(first, results),
+            confirmed(first) / confirmed(last),
+            whose(last, results),
+        );
+    }
+    for result in group.iter().filter(|r| r.lost() != 0) {
+        let _ = writeln!(
+            text,
+            "{}: {} of the connections offered are unaccounted for: these figures are wrong, please report it.",
+            whose(result, results),
+            result.lost(),
         );
     }
     if group
@@ -208,12 +320,29 @@ fn closing(group: &[RunResult]) -> String {
     text
 }
 
+/// The table, with whatever else tells its result from the others.
+fn whose(result: &RunResult, results: &[RunResult]) -> String {
+    let values = [result.workers, result.batch, result.connections];
+    let differing: Vec<String> = varying(results)
+        .into_iter()
+        .zip(values)
+        .filter(|((_, shown), _)| *shown)
+        .map(|((name, _), value)| format!("{name} {value}"))
+        .collect();
+    if differing.is_empty() {
+        result.table.to_owned()
+    } else {
+        format!("{} ({})", result.table, differing.join(", "))
+    }
+}
+
 /// The counters of one table as `conntrack -S` prints them, under a line that says whose they are.
 #[must_use]
-pub fn per_cpu(result: &RunResult) -> String {
+pub fn per_cpu(result: &RunResult, results: &[RunResult]) -> String {
     let mut text = format!(
         "conntrack -S, {} on {} (a line a worker):\n",
-        result.workload, result.table
+        result.workload,
+        whose(result, results),
     );
     for (cpu, counters) in result.per_cpu.iter().enumerate() {
         let _ = writeln!(text, "{}", conntrack_s_line(cpu, &counters.0));
@@ -224,6 +353,86 @@ pub fn per_cpu(result: &RunResult) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::workload::anomaly::Anomalies;
+    use crate::workload::clash::CLASH;
+    use crate::workload::race::{RaceConfig, Tally};
+    use crate::workload::{Measurement, Sample};
+    use std::time::Duration;
+
+    /// One sample of a second: so many flows confirmed, so many offered.
+    fn result(table: &'static str, workers: usize, confirmed: u64, offered: u64) -> RunResult {
+        let config = RaceConfig {
+            workload: CLASH,
+            workers,
+            batch: 32,
+            flows: 1000,
+            seed: 1,
+        };
+        let tally = Tally {
+            offered,
+            confirmed,
+            resolved_same: offered - confirmed,
+            ..Tally::default()
+        };
+        RunResult::of(&Measurement {
+            config,
+            table,
+            samples: vec![Sample {
+                elapsed: Duration::from_secs(1),
+                tally,
+                disturbed: false,
+            }],
+            tally,
+            chances: confirmed,
+            anomalies: Anomalies::default(),
+            chains: None,
+            per_cpu: Vec::new(),
+            pinned: true,
+        })
+    }
+
+    #[test]
+    fn a_table_that_finds_flows_at_lookup_is_not_ranked_lower_for_it() {
+        // The mutex's second worker came late and found 800 of 1000 flows: 2 times slower, not 3.3.
+        let group = [
+            result("striped", 2, 1000, 2000),
+            result("mutex", 2, 500, 600),
+        ];
+        let text = closing(&group, &group);
+        let wanted = "striped confirmed 2.00 times as many connections a second as mutex.";
+        assert!(text.starts_with(wanted), "{text}");
+    }
+
+    #[test]
+    fn results_of_one_table_are_told_apart_by_what_differs() {
+        let group = [
+            result("striped", 1, 1000, 1000),
+            result("striped", 2, 500, 1000),
+        ];
+        let text = closing(&group, &group);
+        let wanted = "striped (workers 1) confirmed 2.00 times as many connections a second as striped (workers 2).";
+        assert!(text.starts_with(wanted), "{text}");
+        assert!(per_cpu(&group[1], &group).contains("clash on striped (workers 2)"));
+    }
+
+    #[test]
+    fn lost_connections_are_not_passed_over_in_silence() {
+        let mut group = [result("striped", 2, 1000, 2000)];
+        assert!(!closing(&group, &group).contains("unaccounted"));
+        group[0].accounting.as_mut().unwrap().lost = 7;
+        let text = closing(&group, &group);
+        assert!(
+            text.contains("striped: 7 of the connections offered are unaccounted for"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn csv_of_nothing_measured_is_its_head() {
+        let csv = one_grid(&[], Format::Csv);
+        assert!(csv.starts_with("workload,table,l4,"), "{csv}");
+        assert_eq!(csv.lines().count(), 1);
+    }
 
     #[test]
     fn a_rate_is_in_millions_with_its_spread() {
