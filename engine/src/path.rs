@@ -34,6 +34,8 @@ pub struct Journey {
     passed: usize,
     in_device: Option<DeviceIndex>,
     out_device: Option<DeviceIndex>,
+    /// It has left through `lo` and come back: it does not do so twice.
+    came_back: bool,
 }
 
 /// A place to stop at: before the first hook of `point` with a priority above `priority`,
@@ -62,11 +64,13 @@ impl Journey {
             passed: 0,
             in_device,
             out_device,
+            came_back: false,
         }
     }
 
     /// Goes on to the place after this one, now that all hooks here are passed.
     fn next_point(&mut self, header: Option<&Ipv4Header>, host: &Host) -> Result<(), DropReason> {
+        let came_back = self.came_back;
         *self = match self.point {
             Some(HookPoint::PreRouting) => match header.map(|h| (h, host.route(h.dst))) {
                 Some((header, Route::Out(_))) if header.ttl <= 1 => {
@@ -85,14 +89,20 @@ impl Journey {
                 let out = header.map(|h| device_to(host, h)).or(self.out_device);
                 Journey::at(HookPoint::PostRouting, None, out)
             }
-            Some(HookPoint::PostRouting) if self.out_device == Some(LOOPBACK) => {
-                Journey::at(HookPoint::PreRouting, Some(LOOPBACK), None)
+            // A route may send what comes back through `lo` out through it again: the kernel goes
+            // round until the time to live is used up, here the packet has left.
+            Some(HookPoint::PostRouting) if self.out_device == Some(LOOPBACK) && !came_back => {
+                Journey {
+                    came_back: true,
+                    ..Journey::at(HookPoint::PreRouting, Some(LOOPBACK), None)
+                }
             }
             _ => Journey {
                 point: None,
                 ..self.clone()
             },
         };
+        self.came_back |= came_back;
         Ok(())
     }
 }
