@@ -19,7 +19,7 @@ use crate::host::{DeviceIndex, Host, LOOPBACK, Route};
 use crate::nat::hook::NatAt;
 use crate::nat::rule_walk::PacketFacts;
 use crate::packet::ipv4::Ipv4Header;
-use crate::packet::{DropReason, Origin, Packet, Verdict};
+use crate::packet::{DropReason, Mark, Origin, Packet, Verdict};
 use crate::rules::RawTarget;
 use crate::status::CtInfo;
 use crate::table::key::KeyV4;
@@ -43,7 +43,10 @@ pub struct Journey {
 pub type Stop = (HookPoint, i32);
 
 impl Journey {
-    pub(crate) fn start(packet: &Packet<'_>, host: &Host) -> Journey {
+    /// Starts at the packet's origin. What an earlier journey left in its mark is no longer
+    /// held, so it is forgotten.
+    pub(crate) fn start(packet: &mut Packet<'_>, host: &Host) -> Journey {
+        packet.mark = Mark::default();
         match packet.origin {
             Origin::Device(index) => Journey::at(HookPoint::PreRouting, Some(index), None),
             Origin::Local => {

@@ -527,6 +527,22 @@ fn a_packet_that_routes_back_into_loopback_passes_it_once() {
 }
 
 #[test]
+fn a_packet_that_is_sent_through_again_gives_its_connection_back_once() {
+    let engine = Engine::<Table>::new(EngineConfig::new(Sysctls::default(), 1)).unwrap();
+    let mut worker = engine.worker().unwrap();
+    let l4 = vec![0, 9, 0, 9, 0, 8, 0, 0];
+    let mut bytes = ipv4(HOSTS[6].into(), HOSTS[6].into(), 17, l4, 64);
+    let mut packets = [Packet::new(&mut bytes, Origin::Local)];
+    for round in 1..=3 {
+        worker.process(&mut packets, 0);
+        assert_eq!((engine.count(), entries_in_use(&engine)), (1, 1));
+        assert_eq!(engine.fates().accepted, round);
+    }
+    collect_all(&mut worker, Nanos::MAX);
+    assert_eq!((engine.count(), entries_in_use(&engine)), (0, 0));
+}
+
+#[test]
 fn no_packet_rule_or_setting_makes_the_engine_panic_or_lose_an_entry() {
     for seed in 0..400 {
         drive(seed);

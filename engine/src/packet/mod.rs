@@ -29,7 +29,8 @@ pub struct Packet<'a> {
     pub origin: Origin,
     /// The capture cut it short: lengths come from the headers, checksums are not verified.
     pub truncated: bool,
-    /// Its connection and relation to it, once the engine knows.
+    /// Its connection and relation to it, once the engine knows. After its path it is there to
+    /// be read: the connection is not held any more.
     pub mark: Mark,
     /// What became of it, once it is through.
     pub verdict: Option<Verdict>,
