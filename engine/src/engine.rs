@@ -236,10 +236,8 @@ impl<T: FlowTable<KeyV4>> Engine<T> {
     pub fn connections(&self, now: Nanos) -> Vec<Snapshot> {
         let slab = self.table.slab();
         slab.confirmed()
-            .filter(|(_, entry)| {
-                !entry.status().contains(Status::NAT_CLASH) && !entry.is_expired(now)
-            })
-            .map(|(id, _)| Snapshot::of(slab, id, now))
+            .filter_map(|(id, _)| slab.read_confirmed(id, || Snapshot::of(slab, id, now)))
+            .filter(|ct| !ct.status.contains(Status::NAT_CLASH) && ct.remaining > 0)
             .collect()
     }
 
