@@ -50,9 +50,7 @@ impl<T: FlowTable<KeyV4>> Worker<'_, T> {
     fn finish_removal(&mut self, id: EntryId, now: Nanos) {
         if self.engine.events.contains(EventMask::CONNTRACK) {
             let snapshot = Snapshot::of(self.engine.table.slab(), id, now);
-            if !snapshot.status.contains(Status::NAT_CLASH) {
-                self.tell(Event::Destroy(now, snapshot));
-            }
+            self.tell(Event::Destroy(now, snapshot));
         }
         self.put(id);
     }
