@@ -25,6 +25,7 @@ use crate::status::CtInfo;
 use crate::table::key::KeyV4;
 use crate::table::{FlowTable, Hit};
 use crate::time::Nanos;
+use crate::zone::Zone;
 
 /// Where a packet is on its path.
 #[derive(Clone, Debug)]
@@ -198,7 +199,11 @@ impl<T: FlowTable<KeyV4>> Worker<'_, T> {
                 Verdict::Accept
             }
             HookFunction::ConntrackIn => {
-                self.conntrack_in(packet, header.as_ref(), hook.point, found_before, now)
+                let verdict =
+                    self.conntrack_in(packet, header.as_ref(), hook.point, found_before, now);
+                // The template is used up, whatever came of it.
+                packet.mark.zone = Zone::DEFAULT;
+                verdict
             }
             HookFunction::DestinationNat | HookFunction::SourceNat => {
                 let Some(before) = *header else {

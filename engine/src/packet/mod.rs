@@ -57,7 +57,7 @@ pub struct Mark {
     pub connection: Option<EntryId>,
     /// The packet's relation to it; `None` with no connection is INVALID.
     pub ctinfo: Option<CtInfo>,
-    /// The zone that a rule put it into (its template).
+    /// The zone that a rule put it into (its template), until it is tracked.
     pub zone: Zone,
     /// What this packet changed about its connection, told at confirm (the kernel's event cache).
     pub changes: Changes,

@@ -1,11 +1,11 @@
 //! Cases 82–88 and 94: a full table, expired entries, untracked packets, zones, fixed timeouts.
 
-use crate::lab::{A, B, LAN, Lab, WAN, in_words};
+use crate::lab::{A, B, LAN, LOCALHOST, Lab, WAN, in_words};
 use crate::packets::{ACK, FIN, SYN};
 use crate::packets::{ip, segment, udp};
 use clashtrack_engine::event::Event;
 use clashtrack_engine::expire::GcState;
-use clashtrack_engine::packet::{DropReason, Verdict};
+use clashtrack_engine::packet::{DropReason, Origin, Verdict};
 use clashtrack_engine::rules::{Network, Not, RawRule, RawTarget, RuleMatch, Ruleset};
 use clashtrack_engine::status::CtInfo;
 use clashtrack_engine::time::SECOND;
@@ -236,6 +236,35 @@ fn case_88_a_zone_of_one_direction_leaves_the_other_keys_to_clash() {
         lab.find(&crate::packets::tuple(&answer)).unwrap().1,
         Direction::Reply
     );
+}
+
+#[test]
+fn the_zone_of_an_output_rule_ends_where_the_packet_was_tracked() {
+    // The first fragment that this host sends to itself: let pass at LOCAL_OUT, where a rule put it
+    // into a zone; tracked at PRE_ROUTING, where none does.
+    let no_device = clashtrack_engine::rules::DevicePattern {
+        name: String::new(),
+        prefix: false,
+    };
+    let matches = RuleMatch {
+        in_device: Some(Not::is(no_device)),
+        ..RuleMatch::default()
+    };
+    let zone = Zone {
+        id: 5,
+        directions: ZoneDirections::Both,
+    };
+    let mut lab = Lab::with(raw(matches, RawTarget::Zone(zone)), |_| {});
+    let mut fragment = udp((LOCALHOST, 1000), (LOCALHOST, 53), 4);
+    fragment[6] = 0x20;
+    assert!(lab.send(Origin::Local, fragment).accepted());
+    let zones: Vec<_> = lab
+        .engine
+        .connections(lab.now)
+        .iter()
+        .map(|ct| ct.zones)
+        .collect();
+    assert_eq!(zones, [(0, 0)]);
 }
 
 #[test]
