@@ -543,6 +543,27 @@ fn a_packet_that_is_sent_through_again_gives_its_connection_back_once() {
 }
 
 #[test]
+fn the_end_of_time_is_no_overflow() {
+    let engine = Engine::<Table>::new(EngineConfig::new(Sysctls::default(), 1)).unwrap();
+    let mut worker = engine.worker().unwrap();
+    let mut draw = Draw::new(1);
+    for now in [Nanos::MAX - 1, Nanos::MAX, 0] {
+        for protocol in PROTOCOLS {
+            let mut l4 = vec![0; 20];
+            l4[4..8].copy_from_slice(&[0, 20, 0, 0]);
+            (l4[12], l4[13]) = (0x50, 2);
+            if protocol == 1 {
+                l4[0] = 8;
+            }
+            let mut bytes = ipv4(HOSTS[0].into(), HOSTS[2].into(), protocol, l4, 64);
+            let origin = draw.origin();
+            worker.process(&mut [Packet::new(&mut bytes, origin)], now);
+        }
+    }
+    assert_eq!(engine.count(), entries_in_use(&engine));
+}
+
+#[test]
 fn no_packet_rule_or_setting_makes_the_engine_panic_or_lose_an_entry() {
     for seed in 0..400 {
         drive(seed);

@@ -223,7 +223,7 @@ impl<K: FlowKey> Entry<K> {
             return;
         }
         let deadline = if status.contains(Status::CONFIRMED) {
-            now + timeout
+            now.saturating_add(timeout)
         } else {
             timeout
         };
