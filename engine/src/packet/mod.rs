@@ -93,7 +93,8 @@ pub enum DropReason {
     TableFull,
     /// The protocol's tracker said so.
     Tracker,
-    /// MASQUERADE or REDIRECT found no address, or the output device changed.
+    /// MASQUERADE or REDIRECT found no address, the output device changed, or the packet or
+    /// what its ICMP error quotes cannot be rewritten.
     Nat,
     /// A rule or a chain's policy said so.
     Rule,
