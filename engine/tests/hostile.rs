@@ -10,7 +10,7 @@
 use std::net::Ipv4Addr;
 
 use clashtrack_engine::config::{KernelVersion, Sysctls};
-use clashtrack_engine::engine::{Engine, EngineConfig, Worker};
+use clashtrack_engine::engine::{ENTRIES_MAX, Engine, EngineConfig, EngineError, Worker};
 use clashtrack_engine::event::{Event, EventMask, Snapshot};
 use clashtrack_engine::expire::GcState;
 use clashtrack_engine::hook::HOOKS;
@@ -540,6 +540,18 @@ fn a_packet_that_is_sent_through_again_gives_its_connection_back_once() {
     }
     collect_all(&mut worker, Nanos::MAX);
     assert_eq!((engine.count(), entries_in_use(&engine)), (0, 0));
+}
+
+#[test]
+fn a_limit_that_no_table_can_hold_is_an_error() {
+    for max in [ENTRIES_MAX, 1 << 40, usize::MAX] {
+        let sysctls = Sysctls {
+            max,
+            ..Sysctls::default()
+        };
+        let error = Engine::<Table>::new(EngineConfig::new(sysctls, 1)).unwrap_err();
+        assert!(matches!(error, EngineError::CapacityTooLarge { .. }));
+    }
 }
 
 #[test]
