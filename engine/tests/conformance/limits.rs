@@ -169,7 +169,7 @@ fn a_fragment_that_this_host_sends_is_neither_tracked_nor_counted() {
     let mut lab = Lab::new();
     let mut fragment = flow(1000);
     fragment[6] = 0x20;
-    let local = clashtrack_engine::packet::Origin::Local;
+    let local = Origin::Local;
     let sent = lab.send(local, fragment.clone());
     assert_eq!((sent.accepted(), sent.ctinfo), (true, None));
     assert_eq!((lab.engine.count(), lab.moved().len()), (0, 0));
