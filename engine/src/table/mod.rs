@@ -174,7 +174,7 @@ pub fn kernel_chain_limit(random: u32) -> usize {
 /// Turns an unconfirmed entry into one that lives by its reply key alone: a second from
 /// `now`, whatever traffic it sees (`nf_ct_resolve_clash_harder`).
 pub fn make_reply_only<K: FlowKey>(entry: &Entry<K>, now: Nanos) {
-    entry.set_deadline(now + REPLY_ONLY_TIMEOUT);
+    entry.set_deadline(now.saturating_add(REPLY_ONLY_TIMEOUT));
     entry.set_status(Status::FIXED_TIMEOUT | Status::NAT_CLASH);
 }
 

@@ -132,6 +132,11 @@ fn case_72_the_same_udp_flow_with_two_nat_ports_leaves_a_reply_only_entry() {
     );
     assert!(lab.find(&second.invert().unwrap()).is_none());
     assert_eq!(lab.engine.count(), 1);
+    let events = lab.worker.take_events();
+    assert!(
+        matches!(events[..], [Event::Destroy(_, ct)] if ct.id == loser.id),
+        "{events:?}"
+    );
 }
 
 #[test]
