@@ -4,6 +4,7 @@
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
 
+use clashtrack::peer::TABLES;
 use serde_json::Value;
 
 const SCHEMA: &str = include_str!("../schema/clashtrack-1.json");
@@ -52,7 +53,11 @@ fn what_run_prints_fits_the_schema_and_adds_up() {
     let value = short_run(&["clash", "clash-nat", "clash-tcp", "--workers", "2,3"]);
     assert_fits_the_schema(&value);
     let results = value["results"].as_array().unwrap();
-    assert_eq!(results.len(), 3 * 3 * 2, "workloads x tables x workers");
+    assert_eq!(
+        results.len(),
+        3 * TABLES.len() * 2,
+        "workloads x tables x workers"
+    );
     for result in results {
         let number = |name: &str| result["accounting"][name].as_u64().unwrap();
         assert_eq!(
@@ -117,10 +122,7 @@ fn list_names_the_workloads_and_tables_that_run_knows() {
         .map(|workload| workload.name)
         .collect();
     assert_eq!(workloads, known);
-    let tables: Vec<&str> = clashtrack::peer::TABLES
-        .iter()
-        .map(|table| table.name)
-        .collect();
+    let tables: Vec<&str> = TABLES.iter().map(|table| table.name).collect();
     assert_eq!(list["tables"], serde_json::json!(tables));
 }
 
@@ -133,7 +135,7 @@ fn bad_use_exits_with_2_and_says_how_to_mend_it() {
         ),
         (
             &["run", "clash", "--table", "btree"],
-            "there is no table `btree`; write one of striped",
+            "there is no table `btree`; write one of lockfree, striped",
         ),
         (
             &["run", "elephants"],
@@ -174,7 +176,7 @@ fn a_run_for_people_has_a_grid_a_workload_and_conntrack_s_lines() {
         "seed 1;",
         "\nclash\ntable ",
         "\nclash-tcp\ntable ",
-        "conntrack -S, clash-tcp on striped",
+        "conntrack -S, clash-tcp on lockfree",
         "cpu=0   \tfound=0 invalid=0 ",
     ] {
         assert!(text.contains(wanted), "no {wanted:?} in:\n{text}");
@@ -192,7 +194,7 @@ fn csv_has_the_same_columns_whatever_is_run_and_bare_numbers_in_them() {
     let one = run(&["clash", "--workers", "1"]);
     let two = run(&["clash-nat", "clash-tcp", "--workers", "1,2"]);
     assert_eq!(one.lines().next(), two.lines().next(), "the heads differ");
-    assert_eq!(two.lines().count(), 1 + 2 * 3 * 2, "{two}");
+    assert_eq!(two.lines().count(), 1 + 2 * TABLES.len() * 2, "{two}");
     for row in one
         .lines()
         .chain(two.lines())

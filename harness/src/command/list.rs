@@ -42,7 +42,7 @@ pub const WORKLOADS: &[WorkloadInfo] = &[
 ];
 
 /// The tables.
-pub const TABLES: &[&str] = &["striped", "mutex", "dashmap"];
+pub const TABLES: &[&str] = &["lockfree", "striped", "mutex", "dashmap"];
 
 /// The scenarios that `simulate` knows by name.
 pub const SCENARIOS: &[&str] = &[];

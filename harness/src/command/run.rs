@@ -377,7 +377,7 @@ mod tests {
             .plan(&globals(), &Cores::available())
             .unwrap();
         assert_eq!(plan.workloads.len(), 3);
-        assert_eq!(plan.tables, ["striped", "mutex", "dashmap"]);
+        assert_eq!(plan.tables, ["lockfree", "striped", "mutex", "dashmap"]);
         assert!(plan.workers[0] >= 2);
         assert_eq!(plan.seed, DEFAULT_SEED);
     }
