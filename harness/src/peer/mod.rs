@@ -1,21 +1,26 @@
 //! Tables to compare with, each behind the engine's [`FlowTable`]: the kernel's algorithm in
-//! user space ([`striped`]) and a sharded map as people write it ([`dashmap`]). Ours,
-//! [`lockfree`](clashtrack_engine::table::lockfree), and the reference,
+//! user space ([`striped`]), and concurrent maps as people use them ([`two_inserts`] into [`dashmap`],
+//! [`papaya`] or [`scc`]). Ours, [`lockfree`](clashtrack_engine::table::lockfree), and the reference,
 //! [`mutex`](clashtrack_engine::table::mutex), live in the engine.
 //!
 //! No straw men: every table has the same entries in the same slab, the same keyed hash, and
-//! its capacity reserved up front. [`visit`] is the one place where a name becomes a type; a
-//! new table is added to it and to [`TABLES`].
+//! its capacity reserved up front; `docs/peers.md` has each one's set-up, with the reasons. [`visit`] is
+//! the one place where a name becomes a type; a new table is added to it and to [`TABLES`].
 
 pub mod dashmap;
+pub mod papaya;
+pub mod scc;
 pub mod striped;
+pub mod two_inserts;
 
 use clashtrack_engine::table::key::KeyV4;
 use clashtrack_engine::table::lockfree::LockfreeTable;
 use clashtrack_engine::table::mutex::MutexTable;
 use clashtrack_engine::table::{FlowTable, Guarantees};
 
-use dashmap::DashMapTable;
+use dashmap::{DashMapAhashTable, DashMapTable};
+use papaya::PapayaTable;
+use scc::SccTable;
 use striped::StripedTable;
 
 /// What `list` and `--table` know of a table.
@@ -39,7 +44,15 @@ pub const TABLES: &[TableInfo] = &[
     ),
     info::<MutexTable<KeyV4>>("one lock around a chained hash: the reference model of the tests"),
     info::<DashMapTable<KeyV4>>("a sharded map, two inserts, as people write it"),
+    info::<DashMapAhashTable<KeyV4>>(
+        "the same with a faster hasher, which is not made to withstand attackers",
+    ),
+    info::<PapayaTable<KeyV4>>("a lock-free map, two inserts"),
+    info::<SccTable<KeyV4>>("a map of fine-grained bucket locks, two inserts"),
 ];
+
+/// The tables of a run that names none.
+pub const DEFAULT_TABLES: &[&str] = &["lockfree", "striped", "mutex", "dashmap"];
 
 const fn info<T: FlowTable<KeyV4>>(about: &'static str) -> TableInfo {
     TableInfo {
@@ -66,6 +79,9 @@ pub fn visit<V: TableVisitor>(name: &str, visitor: V) -> Option<V::Output> {
         "striped" => visitor.visit::<StripedTable<KeyV4>>(),
         "mutex" => visitor.visit::<MutexTable<KeyV4>>(),
         "dashmap" => visitor.visit::<DashMapTable<KeyV4>>(),
+        "dashmap@ahash" => visitor.visit::<DashMapAhashTable<KeyV4>>(),
+        "papaya" => visitor.visit::<PapayaTable<KeyV4>>(),
+        "scc" => visitor.visit::<SccTable<KeyV4>>(),
         _ => return None,
     })
 }
@@ -88,5 +104,10 @@ mod tests {
             assert_eq!(visit(table.name, Name), Some(table.name));
         }
         assert_eq!(visit("hashmap", Name), None);
+        assert!(
+            DEFAULT_TABLES
+                .iter()
+                .all(|name| visit(name, Name) == Some(*name))
+        );
     }
 }

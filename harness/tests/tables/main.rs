@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use proptest::prelude::*;
 
-use clashtrack::peer::dashmap::DashMapTable;
+use clashtrack::peer::dashmap::{DashMapAhashTable, DashMapTable};
+use clashtrack::peer::papaya::PapayaTable;
+use clashtrack::peer::scc::SccTable;
 use clashtrack::peer::striped::StripedTable;
 use clashtrack_engine::addr::Addr;
 use clashtrack_engine::addr::Family;

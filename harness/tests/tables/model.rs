@@ -2,8 +2,8 @@
 
 use super::*;
 
-for_each_table!(agrees_with_a_plain_model: mutex = MutexTable, striped = StripedTable, dashmap = DashMapTable);
-for_each_table!(an_expired_connection_is_removed_by_the_lookup_that_meets_it: mutex = MutexTable, striped = StripedTable, dashmap = DashMapTable);
+for_each_table!(agrees_with_a_plain_model: mutex = MutexTable, striped = StripedTable, dashmap = DashMapTable, ahash = DashMapAhashTable, papaya = PapayaTable, scc = SccTable);
+for_each_table!(an_expired_connection_is_removed_by_the_lookup_that_meets_it: mutex = MutexTable, striped = StripedTable, dashmap = DashMapTable, ahash = DashMapAhashTable, papaya = PapayaTable, scc = SccTable);
 
 #[derive(Clone, Copy, Debug)]
 enum Op {

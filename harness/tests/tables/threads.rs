@@ -2,10 +2,10 @@
 
 use super::*;
 
-for_each_table!(race_adds_up_and_all_entries_come_back: mutex = MutexTable, striped = StripedTable, dashmap = DashMapTable);
-for_each_table!(a_connection_that_stays_is_found_while_others_come_and_go: mutex = MutexTable, striped = StripedTable, dashmap = DashMapTable);
+for_each_table!(race_adds_up_and_all_entries_come_back: mutex = MutexTable, striped = StripedTable, dashmap = DashMapTable, ahash = DashMapAhashTable, papaya = PapayaTable, scc = SccTable);
+for_each_table!(a_connection_that_stays_is_found_while_others_come_and_go: mutex = MutexTable, striped = StripedTable, dashmap = DashMapTable, ahash = DashMapAhashTable, papaya = PapayaTable, scc = SccTable);
 for_each_table!(nobody_finds_one_key_of_a_connection_without_the_other: mutex = MutexTable, striped = StripedTable);
-for_each_table!(only_one_of_several_removers_wins: mutex = MutexTable, striped = StripedTable, dashmap = DashMapTable);
+for_each_table!(only_one_of_several_removers_wins: mutex = MutexTable, striped = StripedTable, dashmap = DashMapTable, ahash = DashMapAhashTable, papaya = PapayaTable, scc = SccTable);
 
 #[derive(Debug, Default)]
 struct Tally {
