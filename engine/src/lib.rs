@@ -92,6 +92,8 @@ pub mod event;
 pub mod expire;
 pub mod hook;
 pub mod host;
+#[cfg(all(any(test, feature = "kit"), not(any(loom, shuttle))))]
+pub mod kit;
 pub mod nat;
 pub mod packet;
 pub mod path;
