@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::calls::{self, Outcome, Uid, Witness};
+use super::calls::{self, Outcome, Uid};
 use super::crew::{Meeting, Stop, crew};
 use super::name::Name;
 use super::{Broken, Options, Violation, require};
@@ -158,18 +158,13 @@ impl<K: FlowKey, T: FlowTable<K>> Racer<'_, K, T> {
         }
         self.tally.offered += 1;
         let uid = self.tally.offered as Uid * 4 + self.thread as Uid;
-        let (id, outcome) = calls::connect::<K, T, _>(
+        let outcome = calls::connect_patiently::<K, T, _>(
             self.table,
             &mut self.worker,
             (uid, [original, reply]),
             (NOW, TIMEOUT),
-            u32::MAX,
-            &mut Witness::new(KernelClashPolicy),
+            KernelClashPolicy,
         )?;
-        require!(
-            id.is_some(),
-            "there is room, and no entry for connection {uid}"
-        );
         match outcome {
             Outcome::Inserted => self.tally.confirmed += 1,
             Outcome::Merged(_) => self.tally.resolved_same += 1,

@@ -1,5 +1,7 @@
 //! What the checks do with a table: whole calls, with connections called by a number of their own.
 
+use crossbeam_utils::Backoff;
+
 use super::Broken;
 use super::name::Name;
 use super::require;
@@ -135,6 +137,31 @@ pub(crate) fn connect<K: FlowKey, T: FlowTable<K>, P: ClashPolicy<K>>(
         }
     };
     Ok((Some(id), outcome))
+}
+
+/// [`connect`] that tries again when there is no room: a table that holds by epochs cannot use an entry again while another
+/// worker is inside a batch, and that ends.
+pub(crate) fn connect_patiently<K: FlowKey, T: FlowTable<K>, P: ClashPolicy<K> + Copy>(
+    table: &T,
+    worker: &mut T::Worker,
+    connection: (Uid, [Name; 2]),
+    times: (Nanos, Nanos),
+    policy: P,
+) -> Result<Outcome, Broken> {
+    const TRIES: usize = 1_000_000;
+    let backoff = Backoff::new();
+    for _ in 0..TRIES {
+        let mut witness = Witness::new(policy);
+        let (_, outcome) = connect(table, worker, connection, times, u32::MAX, &mut witness)?;
+        if outcome != Outcome::NoRoom {
+            return Ok(outcome);
+        }
+        backoff.snooze();
+    }
+    Err(Broken::new(format!(
+        "connection {} was refused {TRIES} times for want of room, and there is room",
+        connection.0
+    )))
 }
 
 /// What is held stays this life. A table that holds by epochs may show it as free already when somebody else has removed

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::calls::{self, Outcome, Uid, Witness};
+use super::calls::{self, Outcome, Uid};
 use super::crew::{Meeting, Stop, crew};
 use super::name::Name;
 use super::{Broken, Options, Violation, require};
@@ -83,13 +83,12 @@ fn connect<K: FlowKey, T: FlowTable<K>>(
     worker: &mut T::Worker,
     number: u16,
 ) -> Result<(), Broken> {
-    let (_, outcome) = calls::connect::<K, T, _>(
+    let outcome = calls::connect_patiently::<K, T, _>(
         table,
         worker,
         (Uid::from(number) + 1, keys(number)),
         (NOW, LONG),
-        u32::MAX,
-        &mut Witness::new(KernelClashPolicy),
+        KernelClashPolicy,
     )?;
     require!(
         outcome == Outcome::Inserted,
