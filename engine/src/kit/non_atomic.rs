@@ -146,7 +146,7 @@ impl<K: FlowKey> FlowTable<K> for NonAtomic<K> {
     ) -> Confirmed {
         let entry = self.slab.entry(id);
         let relative = entry.deadline();
-        entry.set_deadline(now + relative);
+        entry.set_deadline(now.saturating_add(relative));
         let mut inserted = self.insert(id, Direction::Original, false, policy);
         if inserted.is_ok() {
             // Here is what is wrong: bounded, and long enough for others to look in.

@@ -1,12 +1,7 @@
 //! What every table must do, whatever it is made of: the same body runs on all of them.
 //!
-//! [`model`]: against plain hash maps; [`reference`](mod@reference): `striped` against `mutex`; [`threads`]: races.
-
-use std::collections::HashMap;
-use std::sync::Barrier;
-use std::sync::atomic::{AtomicU64, Ordering};
-
-use proptest::prelude::*;
+//! [`kit`](mod@kit): the engine's public checks; [`expiry`]: what a lookup does with what has expired;
+//! [`reference`](mod@reference): `striped` against `mutex`.
 
 use clashtrack::peer::dashmap::{DashMapAhashTable, DashMapTable};
 use clashtrack::peer::papaya::PapayaTable;
@@ -19,11 +14,10 @@ use clashtrack_engine::random::WorkerRng;
 use clashtrack_engine::status::Status;
 use clashtrack_engine::table::hash::HashKey;
 use clashtrack_engine::table::key::{FlowKey, KeyV4};
+use clashtrack_engine::table::lockfree::LockfreeTable;
 use clashtrack_engine::table::mutex::MutexTable;
 use clashtrack_engine::table::slab::{EntryId, Life};
-use clashtrack_engine::table::{
-    Clash, Confirmed, FlowTable, REPLY_ONLY_TIMEOUT, Refusal, TableConfig,
-};
+use clashtrack_engine::table::{Clash, Confirmed, FlowTable, Refusal, TableConfig};
 use clashtrack_engine::time::{Nanos, SECOND};
 use clashtrack_engine::tuple::{Direction, Protocol, Tuple};
 
@@ -37,9 +31,9 @@ macro_rules! for_each_table {
     };
 }
 
-mod model;
+mod expiry;
+mod kit;
 mod reference;
-mod threads;
 
 fn protocol(udp: bool) -> Protocol {
     if udp { Protocol::UDP } else { Protocol::TCP }
