@@ -166,9 +166,9 @@ mod tests {
                 // Relaxed: the meeting orders them.
                 counts[number].store(round, Ordering::Relaxed);
                 meeting.wait()?;
-                let all = counts
-                    .iter()
-                    .all(|count| count.load(Ordering::Relaxed) == round);
+                // Relaxed: as above.
+                let reached = |count: &AtomicUsize| count.load(Ordering::Relaxed) == round;
+                let all = counts.iter().all(reached);
                 meeting.wait()?;
                 if !all {
                     return Ok(round);

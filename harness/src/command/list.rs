@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::Globals;
 use crate::cli::Format;
 use crate::error::Error;
+use crate::peer::TABLES;
 use crate::report::envelope::{Envelope, Nothing};
 use crate::report::grid::{Align, Grid};
 
@@ -41,9 +42,6 @@ pub const WORKLOADS: &[WorkloadInfo] = &[
     },
 ];
 
-/// The tables.
-pub const TABLES: &[&str] = &["lockfree", "striped", "mutex", "dashmap"];
-
 /// The scenarios that `simulate` knows by name.
 pub const SCENARIOS: &[&str] = &[];
 
@@ -56,8 +54,13 @@ pub struct ListArgs {}
 #[derive(Serialize, Debug)]
 struct Beside {
     workloads: &'static [WorkloadInfo],
-    tables: &'static [&'static str],
+    tables: Vec<&'static str>,
     scenarios: &'static [&'static str],
+}
+
+/// Names of the tables.
+fn tables() -> Vec<&'static str> {
+    TABLES.iter().map(|table| table.name).collect()
 }
 
 /// Prints the lists.
@@ -68,7 +71,7 @@ pub fn run(_args: &ListArgs, globals: &Globals) -> Result<ExitCode, Error> {
     if globals.json {
         let beside = Beside {
             workloads: WORKLOADS,
-            tables: TABLES,
+            tables: tables(),
             scenarios: SCENARIOS,
         };
         let none: [Nothing; 0] = [];
@@ -84,7 +87,7 @@ pub fn run(_args: &ListArgs, globals: &Globals) -> Result<ExitCode, Error> {
         grid.row(["workload", workload.name, workload.question]);
     }
     for table in TABLES {
-        grid.row(["table", table, ""]);
+        grid.row(["table", table.name, table.about]);
     }
     for scenario in SCENARIOS {
         grid.row(["scenario", scenario, ""]);
@@ -103,11 +106,7 @@ mod tests {
 
     #[test]
     fn names_are_unique_and_every_workload_asks_a_question() {
-        let mut names: Vec<_> = WORKLOADS
-            .iter()
-            .map(|w| w.name)
-            .chain(TABLES.iter().copied())
-            .collect();
+        let mut names: Vec<_> = WORKLOADS.iter().map(|w| w.name).chain(tables()).collect();
         names.sort_unstable();
         assert!(names.is_sorted_by(|a, b| a < b), "{names:?}");
         assert!(WORKLOADS.iter().all(|w| w.question.ends_with('?')));
