@@ -286,7 +286,7 @@ impl<K: FlowKey, T: FlowTable<K>> Run<'_, K, T> {
                 deadline: entry.deadline(),
                 reply_only: entry.status().contains(Status::NAT_CLASH),
             };
-            let same_keys = expected.is_none_or(|c| keys == c.keys.map(|name| name.key::<K>()));
+            let same_keys = expected.is_none_or(|c| keys == c.keys.map(Name::key::<K>));
             (connection, hit.direction, same_keys)
         });
         let expected = self
@@ -388,7 +388,7 @@ impl<K: FlowKey, T: FlowTable<K>> Run<'_, K, T> {
 
     /// A table may look for room where it likes; what it removes must be what it was allowed to.
     fn early_drop(&mut self, name: Name) -> Result<(), Broken> {
-        let allowed = |uid: Uid| uid % 3 == 0;
+        let allowed = |uid: Uid| uid.is_multiple_of(3);
         let drop = self
             .table
             .early_drop(&mut self.worker, &name.key(), self.now, &|entry| {
