@@ -23,6 +23,7 @@ pub mod hash;
 pub mod key;
 pub mod lockfree;
 pub mod mutex;
+pub mod prefetch;
 pub mod slab;
 pub mod storage;
 
@@ -192,6 +193,8 @@ pub struct TableConfig {
     pub hash_key: hash::HashKey,
     /// Keep traffic counters.
     pub acct: bool,
+    /// How a table that asks for memory ahead of its use does so.
+    pub prefetch: prefetch::Hint,
 }
 
 impl TableConfig {
@@ -203,6 +206,7 @@ impl TableConfig {
             buckets: capacity,
             hash_key,
             acct: false,
+            prefetch: prefetch::Hint::default(),
         }
     }
 }

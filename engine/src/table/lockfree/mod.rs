@@ -305,7 +305,9 @@ impl<K: FlowKey, G: Geometry> FlowTable<K> for LockfreeTable<K, G> {
     /// `config.buckets` is not asked: the number follows from the capacity ([`Layout::for_capacity`]).
     fn new(config: &TableConfig) -> Self {
         let layout = Layout::for_capacity(config.capacity);
-        LockfreeTable::with_layout(layout, config.hash_key, config.acct)
+        let mut table = LockfreeTable::with_layout(layout, config.hash_key, config.acct);
+        table.set_prefetch(config.prefetch);
+        table
     }
 
     fn slab(&self) -> &Slab<K> {
