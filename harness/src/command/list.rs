@@ -8,8 +8,10 @@ use serde::Serialize;
 use super::Globals;
 use crate::cli::Format;
 use crate::error::Error;
+use crate::peer::TABLES;
 use crate::report::envelope::{Envelope, Nothing};
 use crate::report::grid::{Align, Grid};
+use crate::workload::{WORKLOADS, Workload};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -26,23 +28,18 @@ pub struct WorkloadInfo {
 }
 
 /// The workloads.
-pub const WORKLOADS: &[WorkloadInfo] = &[
-    WorkloadInfo {
-        name: "clash",
-        question: "Two workers confirm one UDP flow at the same time: what does merging them cost?",
-    },
-    WorkloadInfo {
-        name: "clash-nat",
-        question: "The same behind random SNAT: how many losers live on by their reply key alone?",
-    },
-    WorkloadInfo {
-        name: "clash-tcp",
-        question: "The same for TCP, which does not merge: how many first packets are dropped?",
-    },
-];
+fn workloads() -> Vec<WorkloadInfo> {
+    let info = |workload: &Workload| WorkloadInfo {
+        name: workload.name,
+        question: workload.question,
+    };
+    WORKLOADS.iter().map(info).collect()
+}
 
 /// The tables.
-pub const TABLES: &[&str] = &["striped", "mutex", "dashmap"];
+fn tables() -> Vec<&'static str> {
+    TABLES.iter().map(|table| table.name).collect()
+}
 
 /// The scenarios that `simulate` knows by name.
 pub const SCENARIOS: &[&str] = &[];
@@ -55,8 +52,8 @@ pub struct ListArgs {}
 /// What stands beside the envelope's keys.
 #[derive(Serialize, Debug)]
 struct Beside {
-    workloads: &'static [WorkloadInfo],
-    tables: &'static [&'static str],
+    workloads: Vec<WorkloadInfo>,
+    tables: Vec<&'static str>,
     scenarios: &'static [&'static str],
 }
 
@@ -67,8 +64,8 @@ struct Beside {
 pub fn run(_args: &ListArgs, globals: &Globals) -> Result<ExitCode, Error> {
     if globals.json {
         let beside = Beside {
-            workloads: WORKLOADS,
-            tables: TABLES,
+            workloads: workloads(),
+            tables: tables(),
             scenarios: SCENARIOS,
         };
         let none: [Nothing; 0] = [];
@@ -84,7 +81,7 @@ pub fn run(_args: &ListArgs, globals: &Globals) -> Result<ExitCode, Error> {
         grid.row(["workload", workload.name, workload.question]);
     }
     for table in TABLES {
-        grid.row(["table", table, ""]);
+        grid.row(["table", table.name, table.about]);
     }
     for scenario in SCENARIOS {
         grid.row(["scenario", scenario, ""]);
@@ -103,11 +100,7 @@ mod tests {
 
     #[test]
     fn names_are_unique_and_every_workload_asks_a_question() {
-        let mut names: Vec<_> = WORKLOADS
-            .iter()
-            .map(|w| w.name)
-            .chain(TABLES.iter().copied())
-            .collect();
+        let mut names: Vec<_> = WORKLOADS.iter().map(|w| w.name).chain(tables()).collect();
         names.sort_unstable();
         assert!(names.is_sorted_by(|a, b| a < b), "{names:?}");
         assert!(WORKLOADS.iter().all(|w| w.question.ends_with('?')));

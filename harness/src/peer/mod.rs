@@ -10,6 +10,7 @@ pub mod dashmap;
 pub mod striped;
 
 use clashtrack_engine::table::key::KeyV4;
+use clashtrack_engine::table::lockfree::{FILL_PERCENT, LockfreeTable};
 use clashtrack_engine::table::mutex::MutexTable;
 use clashtrack_engine::table::{FlowTable, Guarantees};
 
@@ -29,6 +30,9 @@ pub struct TableInfo {
 
 /// All tables, in the order in which they are run and printed.
 pub const TABLES: &[TableInfo] = &[
+    info::<LockfreeTable<KeyV4>>(
+        "ours: both keys visible in one atomic step, no operation waits for another thread",
+    ),
     info::<StripedTable<KeyV4>>(
         "the kernel's algorithm in user space: striped spin locks, lock-free readers that restart",
     ),
@@ -41,6 +45,18 @@ const fn info<T: FlowTable<KeyV4>>(about: &'static str) -> TableInfo {
         name: T::NAME,
         about,
         guarantees: T::GUARANTEES,
+    }
+}
+
+/// How full a table's index is: of the lock-free table the slots of its head buckets, which hold two keys of each
+/// connection; of the others their entries.
+#[must_use]
+pub fn fill(table: &str, connections: usize, capacity: usize) -> f64 {
+    let entries = connections as f64 / capacity as f64;
+    if table == LockfreeTable::<KeyV4>::NAME {
+        entries * FILL_PERCENT as f64 / 100.0
+    } else {
+        entries
     }
 }
 
@@ -57,6 +73,7 @@ pub trait TableVisitor {
 /// Calls `visitor` with the table type of that name; `None` where there is no such table.
 pub fn visit<V: TableVisitor>(name: &str, visitor: V) -> Option<V::Output> {
     Some(match name {
+        "lockfree" => visitor.visit::<LockfreeTable<KeyV4>>(),
         "striped" => visitor.visit::<StripedTable<KeyV4>>(),
         "mutex" => visitor.visit::<MutexTable<KeyV4>>(),
         "dashmap" => visitor.visit::<DashMapTable<KeyV4>>(),

@@ -5,21 +5,17 @@ use std::fmt::Write as _;
 use clashtrack_engine::stats::conntrack_s_line;
 
 use super::grid::{Align, Grid};
-use super::json::{ClashFigures, RunResult, Spread};
+use super::json::{Accounting, ClashFigures, RunResult, Spread};
 use crate::cli::Format;
 
 /// All results in one grid, as `--format csv` and `markdown` print it.
 #[must_use]
 pub fn one_grid(results: &[RunResult], format: Format) -> String {
-    let mut columns = vec![("workload", Align::Left)];
-    columns.extend(columns_of(results, &Losers::ALL));
-    let mut grid = Grid::new(columns);
-    for result in results {
-        let mut cells = vec![result.workload.to_owned()];
-        cells.extend(cells_of(result, results, &Losers::ALL));
-        grid.row(cells);
-    }
-    grid.render(format)
+    let mut columns = vec![Column::new("workload", Align::Left, |r| {
+        r.workload.to_owned()
+    })];
+    columns.extend(columns_of(results, results));
+    drawn(&columns, results, format)
 }
 
 /// A grid a workload, each with a closing sentence.
@@ -33,13 +29,8 @@ pub fn by_workload(results: &[RunResult]) -> String {
             .take_while(|result| result.workload == first.workload)
             .count();
         let (group, others) = rest.split_at(of_this);
-        let losers = Losers::of(first.workload);
-        let mut grid = Grid::new(columns_of(results, &losers));
-        for result in group {
-            grid.row(cells_of(result, results, &losers));
-        }
         let _ = writeln!(text, "{}", first.workload);
-        text.push_str(&grid.render(Format::Table));
+        text.push_str(&drawn(&columns_of(group, results), group, Format::Table));
         text.push_str(&closing(group));
         text.push('\n');
         rest = others;
@@ -47,37 +38,48 @@ pub fn by_workload(results: &[RunResult]) -> String {
     text
 }
 
-/// What losers of a clash can become, and which rate is the workload's own.
-struct Losers {
-    rates: &'static [Rate],
-    counts: &'static [Count],
+/// A column: its head, and what a result has there.
+struct Column {
+    head: &'static str,
+    align: Align,
+    cell: Box<dyn Fn(&RunResult) -> String>,
 }
 
-type Rate = (&'static str, fn(&ClashFigures) -> &Spread);
-type Count = (&'static str, fn(&super::json::Accounting) -> u64);
-
-const RESOLVED: Rate = ("resolved M/s", |clash| &clash.resolved_per_s);
-const DROPPED: Rate = ("dropped M/s", |clash| &clash.dropped_per_s);
-const MERGED_COUNT: Count = ("merged", |a| a.resolved_same);
-const REPLY_ONLY_COUNT: Count = ("reply-only", |a| a.resolved_reply_only);
-const DROPPED_COUNT: Count = ("dropped", |a| a.dropped);
-
-impl Losers {
-    const ALL: Losers = Losers {
-        rates: &[RESOLVED, DROPPED],
-        counts: &[MERGED_COUNT, REPLY_ONLY_COUNT, DROPPED_COUNT],
-    };
-
-    /// TCP has no resolution, so the rate that says something is that of its drops.
-    fn of(workload: &str) -> Losers {
-        Losers {
-            rates: match workload {
-                "clash-tcp" => &[DROPPED],
-                _ => &[RESOLVED],
-            },
-            ..Losers::ALL
+impl Column {
+    fn new(
+        head: &'static str,
+        align: Align,
+        cell: impl Fn(&RunResult) -> String + 'static,
+    ) -> Column {
+        Column {
+            head,
+            align,
+            cell: Box::new(cell),
         }
     }
+
+    fn number(head: &'static str, cell: impl Fn(&RunResult) -> String + 'static) -> Column {
+        Column::new(head, Align::Right, cell)
+    }
+
+    /// Of figures that a result may not have.
+    fn some<F: 'static>(
+        head: &'static str,
+        part: impl Fn(&RunResult) -> Option<F> + 'static,
+        shown: impl Fn(F) -> String + 'static,
+    ) -> Column {
+        Column::number(head, move |r| {
+            part(r).map_or_else(|| "-".to_owned(), &shown)
+        })
+    }
+}
+
+fn drawn(columns: &[Column], rows: &[RunResult], format: Format) -> String {
+    let mut grid = Grid::new(columns.iter().map(|column| (column.head, column.align)));
+    for row in rows {
+        grid.row(columns.iter().map(|column| (column.cell)(row)));
+    }
+    grid.render(format)
 }
 
 /// Columns that differ between results are shown; one that is the same everywhere is said once, above.
@@ -87,65 +89,165 @@ fn varies<V: PartialEq>(results: &[RunResult], field: impl Fn(&RunResult) -> V) 
         .any(|two| field(&two[0]) != field(&two[1]))
 }
 
-fn columns_of(results: &[RunResult], losers: &Losers) -> Vec<(&'static str, Align)> {
-    let mut columns = vec![("table", Align::Left)];
-    let mut number = |name| columns.push((name, Align::Right));
-    for (name, shown) in varying(results) {
-        if shown {
-            number(name);
-        }
+/// The columns of a group of results, out of all.
+fn columns_of(group: &[RunResult], all: &[RunResult]) -> Vec<Column> {
+    let mut columns = vec![Column::new("table", Align::Left, |r| r.table.to_owned())];
+    if varies(all, |r| r.workers) {
+        columns.push(Column::number("workers", |r| r.workers.to_string()));
     }
-    losers.rates.iter().for_each(|(name, _)| number(name));
-    number("confirmed M/s");
-    losers.counts.iter().for_each(|(name, _)| number(name));
-    for name in [
-        "found at lookup",
-        "collided %",
-        "longest chain",
-        "mean chain",
-    ] {
-        number(name);
+    if varies(all, |r| r.batch) {
+        columns.push(Column::number("batch", |r| r.batch.to_string()));
     }
-    columns.push(("anomalies", Align::Left));
+    if varies(all, |r| r.connections) {
+        columns.push(Column::number("connections", |r| r.connections.to_string()));
+    }
+    if varies(group, |r| r.l4) {
+        columns.push(Column::new("protocol", Align::Left, |r| r.l4.to_owned()));
+    }
+    let has = |part: fn(&RunResult) -> bool| group.iter().any(part);
+    if has(|r| r.clash.is_none()) {
+        columns.extend(speed_columns());
+    }
+    if has(|r| r.bytes_per_connection.is_some()) {
+        let bytes = |bytes: f64| format!("{bytes:.0}");
+        columns.push(Column::some(
+            "bytes a connection",
+            |r| r.bytes_per_connection,
+            bytes,
+        ));
+    }
+    if has(|r| r.stall.is_some()) {
+        columns.extend(stall_columns());
+    }
+    if has(|r| r.expiry.is_some()) {
+        columns.extend(expiry_columns());
+    }
+    if has(|r| r.clash.is_some()) {
+        columns.extend(clash_columns(has(|r| r.workload != "clash-tcp")));
+    }
+    columns.push(Column::new("anomalies", Align::Left, anomalies));
     columns
 }
 
-fn varying(results: &[RunResult]) -> [(&'static str, bool); 3] {
-    [
-        ("workers", varies(results, |r| r.workers)),
-        ("batch", varies(results, |r| r.batch)),
-        ("connections", varies(results, |r| r.connections)),
+fn speed_columns() -> Vec<Column> {
+    vec![
+        Column::number("ns an operation", |r| nanoseconds(&r.ns_per_op)),
+        Column::number("M/s", |r| millions(&r.ops_per_s)),
+        Column::some("limit ns", |r| r.limit_ns, |ns| format!("{ns:.1}")),
+        Column::some(
+            "of the limit",
+            |r| r.limit_ratio,
+            |ratio| format!("{ratio:.2}"),
+        ),
     ]
 }
 
-fn cells_of(result: &RunResult, results: &[RunResult], losers: &Losers) -> Vec<String> {
-    let mut cells = vec![result.table.to_owned()];
-    let values = [result.workers, result.batch, result.connections];
-    for ((_, shown), value) in varying(results).into_iter().zip(values) {
-        if shown {
-            cells.push(value.to_string());
-        }
-    }
-    let (Some(clash), Some(accounting)) = (&result.clash, &result.accounting) else {
-        cells.resize(columns_of(results, losers).len(), String::new());
-        return cells;
+fn stall_columns() -> Vec<Column> {
+    vec![
+        Column::some(
+            "hung",
+            |r| r.stall,
+            |s| if s.hung { "yes" } else { "no" }.to_owned(),
+        ),
+        Column::some(
+            "longest pause ms",
+            |r| r.stall,
+            |s| format!("{:.1}", s.longest_pause_ms),
+        ),
+        Column::some(
+            "others' operations",
+            |r| r.stall,
+            |s| s.others_ops.to_string(),
+        ),
+        Column::some(
+            "lookups kept",
+            |r| r.stall,
+            |s| format!("{:.2}", s.lookups_kept),
+        ),
+        Column::some("refused", |r| r.stall, |s| s.recycle_stalled.to_string()),
+    ]
+}
+
+fn expiry_columns() -> Vec<Column> {
+    vec![
+        Column::some(
+            "expiry % of a core",
+            |r| r.expiry,
+            |e| format!("{:.1}", e.core_share * 100.0),
+        ),
+        Column::some(
+            "longest pass us",
+            |r| r.expiry,
+            |e| format!("{:.0}", e.longest_pass_us),
+        ),
+        Column::some(
+            "insert p99.9 us with",
+            |r| r.expiry,
+            |e| format!("{:.1}", e.insert_p999_ns_with as f64 / 1e3),
+        ),
+        Column::some(
+            "without",
+            |r| r.expiry,
+            |e| format!("{:.1}", e.insert_p999_ns_without as f64 / 1e3),
+        ),
+        Column::some("expired", |r| r.maintenance, |m| m.expired.to_string()),
+    ]
+}
+
+/// TCP has no resolution, so where there is nothing else the rate that says something is that of its drops.
+fn clash_columns(resolves: bool) -> Vec<Column> {
+    let rate = |head, of: fn(&ClashFigures) -> &Spread| {
+        Column::number(head, move |r| {
+            r.clash
+                .as_ref()
+                .map_or_else(|| "-".to_owned(), |clash| millions(of(clash)))
+        })
     };
-    let rates = losers.rates.iter().map(|(_, rate)| rate(clash));
-    cells.extend(rates.map(millions));
-    cells.push(millions(&clash.confirmed_per_s));
-    let counts = losers.counts.iter().map(|(_, count)| count(accounting));
-    cells.extend(counts.map(|count| count.to_string()));
-    cells.push(accounting.found_at_lookup.to_string());
-    cells.push(format!(
-        "{:.0}{}",
-        clash.collided_share * 100.0,
-        if clash.unsure { " unsure" } else { "" }
+    let mut columns = vec![if resolves {
+        rate("resolved M/s", |clash| &clash.resolved_per_s)
+    } else {
+        rate("dropped M/s", |clash| &clash.dropped_per_s)
+    }];
+    columns.push(rate("confirmed M/s", |clash| &clash.confirmed_per_s));
+    let counts: [(_, fn(Accounting) -> u64); 4] = [
+        ("merged", |a| a.resolved_same),
+        ("reply-only", |a| a.resolved_reply_only),
+        ("dropped", |a| a.dropped),
+        ("found at lookup", |a| a.found_at_lookup),
+    ];
+    for (head, count) in counts {
+        columns.push(Column::some(
+            head,
+            |r| r.accounting,
+            move |a| count(a).to_string(),
+        ));
+    }
+    columns.push(Column::some(
+        "collided %",
+        |r| r.clash.clone(),
+        |clash| {
+            let mark = if clash.unsure { " unsure" } else { "" };
+            format!("{:.0}{mark}", clash.collided_share * 100.0)
+        },
     ));
-    let none = || "-".to_owned();
-    cells.push(clash.chain_longest.map_or_else(none, |n| n.to_string()));
-    cells.push(clash.chain_mean.map_or_else(none, |n| format!("{n:.2}")));
-    cells.push(anomalies(result));
-    cells
+    let clash = |part: fn(&ClashFigures) -> Option<f64>| {
+        move |r: &RunResult| r.clash.as_ref().and_then(part)
+    };
+    columns.push(Column::some(
+        "longest chain",
+        clash(|c| c.chain_longest.map(|n| n as f64)),
+        |n| format!("{n:.0}"),
+    ));
+    columns.push(Column::some("mean chain", clash(|c| c.chain_mean), |n| {
+        format!("{n:.2}")
+    }));
+    columns
+}
+
+/// Median, and half the distance between the extremes in percent of it.
+fn nanoseconds(spread: &Spread) -> String {
+    let half = (spread.max - spread.min) / 2.0 / spread.median.max(1e-9) * 100.0;
+    format!("{:.1} ±{half:.0}%", spread.median)
 }
 
 /// Median in millions, and half the distance between the extremes in percent of it.
@@ -183,7 +285,7 @@ fn closing(group: &[RunResult]) -> String {
     if let [first, .., last] = ranked.as_slice() {
         let _ = writeln!(
             text,
-            "{} took {:.2} times as many connections a second as {}.",
+            "{} did {:.2} times as many operations a second as {}.",
             first.table,
             first.ops_per_s.median / last.ops_per_s.median,
             last.table
