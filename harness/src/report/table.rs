@@ -194,6 +194,8 @@ fn expiry_columns() -> Vec<Column> {
     ]
 }
 
+type Count = (&'static str, fn(Accounting) -> u64);
+
 /// TCP has no resolution, so where there is nothing else the rate that says something is that of its drops.
 fn clash_columns(resolves: bool) -> Vec<Column> {
     let rate = |head, of: fn(&ClashFigures) -> &Spread| {
@@ -209,7 +211,7 @@ fn clash_columns(resolves: bool) -> Vec<Column> {
         rate("dropped M/s", |clash| &clash.dropped_per_s)
     }];
     columns.push(rate("confirmed M/s", |clash| &clash.confirmed_per_s));
-    let counts: [(_, fn(Accounting) -> u64); 4] = [
+    let counts: [Count; 4] = [
         ("merged", |a| a.resolved_same),
         ("reply-only", |a| a.resolved_reply_only),
         ("dropped", |a| a.dropped),

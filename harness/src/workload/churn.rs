@@ -56,13 +56,16 @@ pub struct ChurnContender<T: FlowTable<KeyV4>> {
 #[derive(Debug)]
 struct Churner<W> {
     hand: Hand<W>,
-    /// Its connections, in the order of their places in the traffic.
-    ids: Vec<EntryId>,
+    /// Its connections, in the order of their places in the traffic; `None` for one that the table refused.
+    ids: Vec<Place>,
     /// How many it has made.
     made: usize,
     /// The oldest ones, whose places new ones have taken.
-    oldest: Vec<EntryId>,
+    oldest: Vec<Place>,
 }
+
+/// What a worker remembers of each place.
+pub type Place = Option<EntryId>;
 
 impl<T: FlowTable<KeyV4>> ChurnContender<T> {
     /// Makes the table and fills it.
@@ -82,7 +85,7 @@ impl<T: FlowTable<KeyV4>> ChurnContender<T> {
             };
             let Churner { hand, ids, .. } = &mut churner;
             for batch in traffic.residents[share.clone()].chunks(case.batch) {
-                hand.connect(&table, batch, NOW, |_| LONG, |_, id| ids.push(id));
+                hand.connect(&table, batch, NOW, |_| LONG, |_, id| ids.push(Some(id)));
             }
             assert_eq!(
                 ids.len(),
@@ -127,10 +130,10 @@ impl<T: FlowTable<KeyV4>> ChurnContender<T> {
             pinned: run.pinned,
             ..Round::default()
         };
-        for (removed, churner) in run.results.into_iter().zip(&mut self.hands) {
+        for (missing, churner) in run.results.into_iter().zip(&mut self.hands) {
             let tally = churner.hand.take_tally(table);
             // Nobody but this worker removes its connections.
-            round.anomalies.vanished += tally.confirmed.saturating_sub(removed);
+            round.anomalies.vanished += missing;
             round.tally.add(&tally);
         }
         round.operations = round.tally.offered;
@@ -168,7 +171,7 @@ impl<T: FlowTable<KeyV4>> Contender for ChurnContender<T> {
 }
 
 impl<W> Churner<W> {
-    /// Replaces the oldest connections, `wanted` at least; returns how many it took out.
+    /// Replaces the oldest connections, `wanted` at least; returns how many of them were not there any more.
     fn turn<T: FlowTable<KeyV4, Worker = W>>(
         &mut self,
         table: &T,
@@ -178,7 +181,7 @@ impl<W> Churner<W> {
         crew: &Crew<'_>,
     ) -> u64 {
         let connections = self.ids.len();
-        let (mut done, mut removed) = (0, 0);
+        let (mut done, mut missing) = (0, 0);
         while connections > 0 && done < wanted && !crew.should_stop() {
             // Populations take turns: the connection that goes is not the one that comes.
             let newcomers = populations[self.made / connections % 2];
@@ -187,17 +190,22 @@ impl<W> Churner<W> {
             self.oldest.clear();
             self.oldest.extend_from_slice(&self.ids[places.clone()]);
             let ids = &mut self.ids[places.clone()];
+            ids.fill(None);
             self.hand.connect(
                 table,
                 &newcomers[places.clone()],
                 NOW,
                 |_| LONG,
-                |number, id| ids[number] = id,
+                |number, id| ids[number] = Some(id),
             );
-            removed += self.hand.expire(table, self.oldest.iter().copied());
+            let there = self.oldest.iter().flatten().count() as u64;
+            missing += there
+                - self
+                    .hand
+                    .expire(table, self.oldest.iter().copied().flatten());
             self.made += places.len();
             done += places.len();
         }
-        removed
+        missing
     }
 }

@@ -13,13 +13,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clashtrack_engine::table::FlowTable;
 use clashtrack_engine::table::key::KeyV4;
-use clashtrack_engine::table::slab::EntryId;
 
 use crate::error::Error;
 use crate::interrupt;
 use crate::memory::Resident;
 use crate::peer::{self, TableVisitor};
-use crate::workload::churn::ChurnContender;
+use crate::workload::churn::{ChurnContender, Place};
 use crate::workload::measure::Contender;
 use crate::workload::traffic::Traffic;
 use crate::workload::worker::Cores;
@@ -108,7 +107,7 @@ impl TableVisitor for Grow<'_> {
         let mut contender = ChurnContender::<T>::new(self.case, traffic);
         contender.round(self.cores, interrupt::flag());
         let after = Resident::now()?;
-        let ours = self.case.connections * size_of::<EntryId>();
+        let ours = self.case.connections * size_of::<Place>();
         let grown = after.resident as f64 - before.resident as f64 - ours as f64;
         Some(grown / self.case.connections as f64)
     }
