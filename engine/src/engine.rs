@@ -58,7 +58,19 @@ pub enum EngineError {
         /// The table's entries.
         capacity: usize,
     },
+    /// More entries than any table can number.
+    #[error(
+        "a table of {capacity} entries is too large, {} is the most: lower nf_conntrack_max",
+        ENTRIES_MAX
+    )]
+    CapacityTooLarge {
+        /// The entries wanted.
+        capacity: usize,
+    },
 }
+
+/// Entries of a table at most: the kernel's algorithm numbers two nodes an entry in 31 bits.
+pub const ENTRIES_MAX: usize = 1 << 30;
 
 /// What an [`Engine`] is made of.
 #[derive(Clone, Debug)]
@@ -92,7 +104,7 @@ impl EngineConfig {
         } else {
             sysctls.max
         };
-        let mut table = TableConfig::new(wanted + SLACK, hash_key);
+        let mut table = TableConfig::new(wanted.saturating_add(SLACK), hash_key);
         table.buckets = wanted;
         table.acct = sysctls.acct;
         EngineConfig {
@@ -132,7 +144,8 @@ impl<T: FlowTable<KeyV4>> Engine<T> {
     /// Makes an engine with an empty table.
     ///
     /// # Errors
-    /// [`EngineError::NoWorkers`], [`EngineError::LimitAboveCapacity`].
+    /// [`EngineError::NoWorkers`], [`EngineError::LimitAboveCapacity`],
+    /// [`EngineError::CapacityTooLarge`].
     pub fn new(config: EngineConfig) -> Result<Engine<T>, EngineError> {
         if config.workers == 0 {
             return Err(EngineError::NoWorkers);
@@ -143,7 +156,10 @@ impl<T: FlowTable<KeyV4>> Engine<T> {
         }
         // Numbers that lie in workers' caches are nobody's entries.
         let mut table = config.table.clone();
-        table.capacity += config.workers * CACHE_MAX;
+        table.capacity = capacity.saturating_add(config.workers.saturating_mul(CACHE_MAX));
+        if table.capacity > ENTRIES_MAX {
+            return Err(EngineError::CapacityTooLarge { capacity });
+        }
         Ok(Engine {
             table: T::new(&table),
             by_source: BySource::new(config.table.buckets, config.table.hash_key),
@@ -236,10 +252,8 @@ impl<T: FlowTable<KeyV4>> Engine<T> {
     pub fn connections(&self, now: Nanos) -> Vec<Snapshot> {
         let slab = self.table.slab();
         slab.confirmed()
-            .filter(|(_, entry)| {
-                !entry.status().contains(Status::NAT_CLASH) && !entry.is_expired(now)
-            })
-            .map(|(id, _)| Snapshot::of(slab, id, now))
+            .filter_map(|(id, _)| slab.read_confirmed(id, || Snapshot::of(slab, id, now)))
+            .filter(|ct| !ct.status.contains(Status::NAT_CLASH) && ct.remaining > 0)
             .collect()
     }
 

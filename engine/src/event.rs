@@ -119,7 +119,8 @@ pub enum Event {
     New(Nanos, Snapshot),
     /// Something about it changed.
     Update(Nanos, Snapshot, Changes),
-    /// It was removed.
+    /// It was removed. As in the kernel, a reply-only entry of clash resolution is told of
+    /// here, though it never was NEW.
     Destroy(Nanos, Snapshot),
     /// A clash was lost.
     Clash {

@@ -14,7 +14,7 @@ use crate::proto::tcp::TcpConntrackState;
 use crate::status::Status;
 use crate::table::FlowTable;
 use crate::table::key::{FlowKey, KeyV4};
-use crate::table::slab::{Entry, EntryId, TrackerCell};
+use crate::table::slab::{Entry, EntryId, Life, TrackerCell};
 use crate::time::{Nanos, SECOND};
 use crate::tuple::{Direction, Protocol};
 
@@ -29,11 +29,13 @@ pub(crate) struct Burial {
 }
 
 impl<T: FlowTable<KeyV4>> Worker<'_, T> {
-    /// Removes a connection (`nf_ct_delete`). True for the one who did it.
+    /// Removes a connection (`nf_ct_delete`). True for the one who did it. `id` need not be
+    /// held: of a life that is over nothing is touched, whoever has the place now.
     pub(crate) fn kill(&mut self, id: EntryId, now: Nanos) -> bool {
         let entry = self.engine.table.slab().entry(id);
-        if !entry.status().contains(Status::CONFIRMED) {
-            // In no table: marked, and refused at confirm.
+        let state = entry.state();
+        if state.life == Life::Pending && state.generation == id.generation {
+            // In no table, and ours: marked, and refused at confirm.
             return !entry.set_status(Status::DYING).contains(Status::DYING);
         }
         if !self.engine.table.remove(&mut self.table, id) {
@@ -48,9 +50,7 @@ impl<T: FlowTable<KeyV4>> Worker<'_, T> {
     fn finish_removal(&mut self, id: EntryId, now: Nanos) {
         if self.engine.events.contains(EventMask::CONNTRACK) {
             let snapshot = Snapshot::of(self.engine.table.slab(), id, now);
-            if !snapshot.status.contains(Status::NAT_CLASH) {
-                self.tell(Event::Destroy(now, snapshot));
-            }
+            self.tell(Event::Destroy(now, snapshot));
         }
         self.put(id);
     }
@@ -113,7 +113,7 @@ impl<T: FlowTable<KeyV4>> Worker<'_, T> {
     /// One run of the collector: walks on from where the last run stopped, removes expired
     /// connections, and, where a packet found the table full, closable ones.
     ///
-    /// Bounded: at most `budget` places are looked at, and a run that has expired
+    /// Bounded: at most `budget` places are looked at, and a run that has removed more than
     /// [`GC_EXPIRED_MAX`] connections stops early. Returns what to do next.
     pub fn gc(&mut self, state: &mut GcState, budget: usize, now: Nanos) -> GcRun {
         self.engine.table.begin(&mut self.table);
@@ -127,48 +127,54 @@ impl<T: FlowTable<KeyV4>> Worker<'_, T> {
         if state.next == 0 {
             state.begin_cycle(now);
         }
-        let closable_too = self.closable_go();
+        // Relaxed: a wish; a run goes by what it was at its beginning.
+        let wanted = self.engine.early_drop_wanted.load(Ordering::Relaxed);
         let mut run = GcRun {
             expired: 0,
             evicted: 0,
             delay: 0,
         };
         let places = state.next..state.next.saturating_add(budget);
+        let mut stopped_at = None;
         for (id, entry) in slab.confirmed_in(places.clone()) {
+            if run.expired + run.evicted > GC_EXPIRED_MAX {
+                stopped_at = Some(id.index as usize);
+                break;
+            }
             if entry.is_expired(now) {
                 run.expired += u64::from(self.kill(id, now));
-            } else if closable_too && is_closable(entry, slab.tracker(id)) {
-                run.evicted += u64::from(self.kill(id, now));
-            } else {
-                state.sample(entry.remaining(now));
+                continue;
             }
-            if run.expired + run.evicted >= GC_EXPIRED_MAX {
-                state.next = id.index as usize + 1;
-                self.counters.engine.expired.add(run.expired);
-                return run;
+            state.sample(entry.remaining(now));
+            if wanted && self.is_nearly_full() && is_closable(entry, slab.tracker(id)) {
+                run.evicted += u64::from(self.kill(id, now));
             }
         }
         self.counters.engine.expired.add(run.expired);
-        if places.end < slab.capacity() {
+        if let Some(place) = stopped_at {
+            state.next = place;
+            run.delay = state.short_delay(now);
+        } else if places.end < slab.capacity() {
             state.next = places.end;
-            return run;
+        } else {
+            state.next = 0;
+            run.delay = state.delay(now);
         }
-        state.next = 0;
-        run.delay = state.delay(now);
-        // Relaxed: a wish, granted.
-        self.engine
-            .early_drop_wanted
-            .store(false, Ordering::Relaxed);
+        if run.delay != 0 {
+            // Relaxed: a wish, granted.
+            self.engine
+                .early_drop_wanted
+                .store(false, Ordering::Relaxed);
+        }
         run
     }
 
-    /// A packet found the table full, and it is still at least 95 % full (the kernel's
-    /// integer arithmetic: a limit below 100 switches the rule off).
-    fn closable_go(&self) -> bool {
-        // Relaxed: a wish and a number, both advisory.
-        let wanted = self.engine.early_drop_wanted.load(Ordering::Relaxed);
+    /// Is the table at least 95 % full (the kernel's integer arithmetic: a limit below 100
+    /// switches the rule off)?
+    fn is_nearly_full(&self) -> bool {
         let threshold = self.engine.sysctls.max / 100 * 95;
-        wanted && threshold > 0 && self.engine.count.load(Ordering::Relaxed) >= threshold
+        // Relaxed: an advisory number.
+        threshold > 0 && self.engine.count.load(Ordering::Relaxed) >= threshold
     }
 }
 
@@ -181,9 +187,15 @@ fn is_closable(entry: &Entry<KeyV4>, tracker: &TrackerCell) -> bool {
         && TcpConntrackState::from_number(tracker.public_state()).is_closable()
 }
 
-/// Connections that one run of the collector expires at most before it lets others work
+/// A run of the collector that has removed more connections than this lets others work
 /// (`GC_SCAN_EXPIRED_MAX`: 64000 / HZ, at 250 ticks a second).
 pub const GC_EXPIRED_MAX: u64 = 256;
+
+/// A kernel's tick at 250 a second: the shortest delay there is.
+const TICK: Nanos = SECOND / 250;
+
+/// A cycle of the collector takes no longer (`GC_SCAN_INTERVAL_MAX`).
+const INTERVAL_MAX: Nanos = 60 * SECOND;
 
 /// Where the collector is, and what it has learnt of timeouts in this cycle.
 #[derive(Clone, Debug, Default)]
@@ -200,7 +212,7 @@ impl GcState {
         *self = GcState {
             next: 0,
             cycle_start: now,
-            average: 60 * SECOND,
+            average: INTERVAL_MAX,
             samples: 100,
         };
     }
@@ -212,11 +224,21 @@ impl GcState {
         self.average = (i128::from(self.average) + step) as Nanos;
     }
 
+    /// Until the next cycle, this one being over.
     fn delay(&self, now: Nanos) -> Nanos {
-        const TICK: Nanos = SECOND / 250;
-        let wait = self.average.clamp(SECOND, 60 * SECOND);
+        let wait = self.average.clamp(SECOND, INTERVAL_MAX);
         wait.saturating_sub(now.saturating_sub(self.cycle_start))
             .max(TICK)
+    }
+
+    /// Until the next run, this one having removed enough: a tick, but none in a cycle that
+    /// takes too long already.
+    fn short_delay(&self, now: Nanos) -> Nanos {
+        if now.saturating_sub(self.cycle_start) < INTERVAL_MAX {
+            TICK
+        } else {
+            0
+        }
     }
 }
 
@@ -229,4 +251,26 @@ pub struct GcRun {
     pub evicted: u64,
     /// When to run again, in nanoseconds; 0 is at once.
     pub delay: Nanos,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Sysctls;
+    use crate::engine::{Engine, EngineConfig};
+    use crate::table::mutex::MutexTable;
+
+    #[test]
+    fn killing_a_life_that_is_over_leaves_the_next_one_alone() {
+        let engine =
+            Engine::<MutexTable<KeyV4>>::new(EngineConfig::new(Sysctls::default(), 1)).unwrap();
+        let mut worker = engine.worker().unwrap();
+        let over = engine.table.allocate(&mut worker.table).unwrap();
+        engine.table.discard(&mut worker.table, over);
+        let next = engine.table.allocate(&mut worker.table).unwrap();
+        assert_eq!(next.index, over.index);
+        assert!(!worker.kill(over, 0));
+        assert!(engine.table.slab().entry(next).status().is_empty());
+        assert!(worker.kill(next, 0));
+    }
 }

@@ -19,12 +19,13 @@ use crate::host::{DeviceIndex, Host, LOOPBACK, Route};
 use crate::nat::hook::NatAt;
 use crate::nat::rule_walk::PacketFacts;
 use crate::packet::ipv4::Ipv4Header;
-use crate::packet::{DropReason, Origin, Packet, Verdict};
+use crate::packet::{DropReason, Mark, Origin, Packet, Verdict};
 use crate::rules::RawTarget;
 use crate::status::CtInfo;
 use crate::table::key::KeyV4;
 use crate::table::{FlowTable, Hit};
 use crate::time::Nanos;
+use crate::zone::Zone;
 
 /// Where a packet is on its path.
 #[derive(Clone, Debug)]
@@ -34,6 +35,8 @@ pub struct Journey {
     passed: usize,
     in_device: Option<DeviceIndex>,
     out_device: Option<DeviceIndex>,
+    /// It has left through `lo` and come back: it does not do so twice.
+    came_back: bool,
 }
 
 /// A place to stop at: before the first hook of `point` with a priority above `priority`,
@@ -41,7 +44,10 @@ pub struct Journey {
 pub type Stop = (HookPoint, i32);
 
 impl Journey {
-    pub(crate) fn start(packet: &Packet<'_>, host: &Host) -> Journey {
+    /// Starts at the packet's origin. What an earlier journey left in its mark is no longer
+    /// held, so it is forgotten.
+    pub(crate) fn start(packet: &mut Packet<'_>, host: &Host) -> Journey {
+        packet.mark = Mark::default();
         match packet.origin {
             Origin::Device(index) => Journey::at(HookPoint::PreRouting, Some(index), None),
             Origin::Local => {
@@ -62,11 +68,13 @@ impl Journey {
             passed: 0,
             in_device,
             out_device,
+            came_back: false,
         }
     }
 
     /// Goes on to the place after this one, now that all hooks here are passed.
     fn next_point(&mut self, header: Option<&Ipv4Header>, host: &Host) -> Result<(), DropReason> {
+        let came_back = self.came_back;
         *self = match self.point {
             Some(HookPoint::PreRouting) => match header.map(|h| (h, host.route(h.dst))) {
                 Some((header, Route::Out(_))) if header.ttl <= 1 => {
@@ -85,14 +93,20 @@ impl Journey {
                 let out = header.map(|h| device_to(host, h)).or(self.out_device);
                 Journey::at(HookPoint::PostRouting, None, out)
             }
-            Some(HookPoint::PostRouting) if self.out_device == Some(LOOPBACK) => {
-                Journey::at(HookPoint::PreRouting, Some(LOOPBACK), None)
+            // A route may send what comes back through `lo` out through it again: the kernel goes
+            // round until the time to live is used up, here the packet has left.
+            Some(HookPoint::PostRouting) if self.out_device == Some(LOOPBACK) && !came_back => {
+                Journey {
+                    came_back: true,
+                    ..Journey::at(HookPoint::PreRouting, Some(LOOPBACK), None)
+                }
             }
             _ => Journey {
                 point: None,
                 ..self.clone()
             },
         };
+        self.came_back |= came_back;
         Ok(())
     }
 }
@@ -185,7 +199,11 @@ impl<T: FlowTable<KeyV4>> Worker<'_, T> {
                 Verdict::Accept
             }
             HookFunction::ConntrackIn => {
-                self.conntrack_in(packet, header.as_ref(), hook.point, found_before, now)
+                let verdict =
+                    self.conntrack_in(packet, header.as_ref(), hook.point, found_before, now);
+                // The template is used up, whatever came of it.
+                packet.mark.zone = Zone::DEFAULT;
+                verdict
             }
             HookFunction::DestinationNat | HookFunction::SourceNat => {
                 let Some(before) = *header else {

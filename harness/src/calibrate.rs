@@ -117,6 +117,7 @@ fn one_try(memory: &[Line], cost: &Cost, start: u64) -> Duration {
             let value = word.load(Ordering::Relaxed);
             sum = sum.wrapping_add(value);
             if cost.access == Access::Write {
+                // Relaxed: as above.
                 word.store(value + 1, Ordering::Relaxed);
             }
         }

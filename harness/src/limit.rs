@@ -150,6 +150,7 @@ impl Limit {
                 let aim = self.aim(key);
                 let word = &self.heads[aim.bucket as usize][aim.place as usize / 2];
                 let shift = aim.place % 2 * 32;
+                // Relaxed: as above.
                 let kept = word.load(Ordering::Relaxed) & !(0xffff_ffff << shift);
                 word.store(kept | (number as u64) << shift, Ordering::Relaxed);
             }
@@ -322,6 +323,7 @@ impl Limit {
             if tcp {
                 bump(&self.trackers[number][0]);
                 for word in &self.trackers[number][1..] {
+                    // Relaxed: as above.
                     word.store(1, Ordering::Relaxed);
                 }
             }

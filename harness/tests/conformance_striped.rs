@@ -22,5 +22,8 @@ mod tcp;
 #[path = "../../engine/tests/conformance/udp_icmp.rs"]
 mod udp_icmp;
 
+/// Chains, their limit and early drop's choice of buckets are the kernel's.
+pub const KERNEL_CHAINS: bool = true;
+
 /// The table under test.
 pub type TestTable = clashtrack::peer::striped::StripedTable<clashtrack_engine::table::key::KeyV4>;

@@ -37,6 +37,11 @@ struct Source {
     lines: Vec<Line>,
 }
 
+/// `#[cfg(test)]`, alone or with further conditions.
+fn is_test_only(attribute: &str) -> bool {
+    attribute == "#[cfg(test)]" || attribute.starts_with("#[cfg(all(test,")
+}
+
 impl Source {
     /// Lines with their numbers, counted from 1.
     fn numbered(&self) -> impl Iterator<Item = (usize, &Line)> {
@@ -51,9 +56,7 @@ impl Source {
         let tests = self
             .lines
             .windows(2)
-            .position(|pair| {
-                pair[0].code.trim() == "#[cfg(test)]" && has_word(&pair[1].code, "mod")
-            })
+            .position(|pair| is_test_only(pair[0].code.trim()) && has_word(&pair[1].code, "mod"))
             .unwrap_or(self.lines.len());
         self.numbered().take(tests)
     }

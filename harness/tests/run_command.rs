@@ -1,7 +1,10 @@
 //! `clashtrack run` as a user's script sees it: the JSON contract, exit codes, seeds, Ctrl-C.
 
+#[cfg(target_os = "linux")]
+use std::io::Write;
 use std::process::{Command, Output, Stdio};
 
+use clashtrack::peer::TABLES;
 use serde_json::Value;
 
 const SCHEMA: &str = include_str!("../schema/clashtrack-1.json");
@@ -50,10 +53,9 @@ fn what_run_prints_fits_the_schema_and_adds_up() {
     let value = short_run(&["clash", "clash-nat", "clash-tcp", "--workers", "2,3"]);
     assert_fits_the_schema(&value);
     let results = value["results"].as_array().unwrap();
-    let tables = clashtrack::peer::TABLES.len();
     assert_eq!(
         results.len(),
-        3 * tables * 2,
+        3 * TABLES.len() * 2,
         "workloads x tables x workers"
     );
     for result in results {
@@ -259,10 +261,7 @@ fn list_names_the_workloads_and_tables_that_run_knows() {
         .map(|workload| workload.name)
         .collect();
     assert_eq!(workloads, known);
-    let tables: Vec<&str> = clashtrack::peer::TABLES
-        .iter()
-        .map(|table| table.name)
-        .collect();
+    let tables: Vec<&str> = TABLES.iter().map(|table| table.name).collect();
     assert_eq!(list["tables"], serde_json::json!(tables));
 }
 
@@ -275,7 +274,7 @@ fn bad_use_exits_with_2_and_says_how_to_mend_it() {
         ),
         (
             &["run", "clash", "--table", "btree"],
-            "there is no table `btree`; write one of lockfree",
+            "there is no table `btree`; write one of lockfree, striped",
         ),
         (
             &["run", "elephants"],
@@ -340,6 +339,32 @@ fn a_run_for_people_has_a_grid_a_workload_and_conntrack_s_lines() {
     }
 }
 
+#[test]
+fn csv_has_the_same_columns_whatever_is_run_and_bare_numbers_in_them() {
+    let run = |words: &[&str]| {
+        let short = ["--connections", "500", "--duration", "1us", "--repeat", "1"];
+        let output = clashtrack(&[&["run"], words, &short, &["--format", "csv"]].concat());
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let one = run(&["clash", "--workers", "1"]);
+    let two = run(&["clash-nat", "clash-tcp", "--workers", "1,2"]);
+    assert_eq!(one.lines().next(), two.lines().next(), "the heads differ");
+    assert_eq!(two.lines().count(), 1 + 2 * TABLES.len() * 2, "{two}");
+    for row in one
+        .lines()
+        .chain(two.lines())
+        .filter(|l| !l.starts_with("workload,"))
+    {
+        // Three words; then numbers, nothing, or a truth.
+        for cell in row.split(',').skip(3) {
+            let bare =
+                cell.is_empty() || cell.parse::<f64>().is_ok() || cell.parse::<bool>().is_ok();
+            assert!(bare, "{cell:?} in {row}");
+        }
+    }
+}
+
 /// Aim: Ctrl-C ends a run that would take minutes, with the marked JSON. Method: the signal is
 /// sent once the process catches it, as its status in /proc says.
 #[cfg(target_os = "linux")]
@@ -369,6 +394,56 @@ fn ctrl_c_ends_a_run_with_what_was_measured_so_far() {
     let value: Value = serde_json::from_slice(&output.stdout).expect("stdout is one JSON object");
     assert_eq!(value["interrupted"], true);
     assert_fits_the_schema(&value);
+}
+
+/// Aim: Ctrl-C ends a replay of a capture that would go on, with the marked JSON. Method: one packet is fed
+/// over and over; the signal is sent once the process catches it, and the writes fail when it has ended.
+#[cfg(target_os = "linux")]
+#[test]
+fn ctrl_c_ends_a_replay_with_what_was_read_so_far() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_clashtrack"))
+        .args(["replay", "--json", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the command starts");
+    let mut capture = child.stdin.take().expect("it is a pipe");
+    capture.write_all(&pcap_header()).expect("it reads");
+    let pid = child.id().to_string();
+    while !catches_interrupts(&pid) {
+        std::thread::yield_now();
+    }
+    capture.write_all(&udp_record()).expect("it reads");
+    let sent = Command::new("kill").args(["-INT", &pid]).status();
+    assert!(sent.expect("kill is there").success());
+    while capture.write_all(&udp_record()).is_ok() {}
+    let output = child.wait_with_output().expect("the command ends");
+    assert_eq!(output.status.code(), Some(130));
+    let value: Value = serde_json::from_slice(&output.stdout).expect("stdout is one JSON object");
+    assert_eq!(value["interrupted"], true);
+    assert_eq!(value["capture"]["complete"], false);
+    assert_eq!(value["results"].as_array().unwrap().len(), 1, "{value}");
+    assert_fits_the_schema(&value);
+}
+
+/// A pcap file's header, little-endian, raw IP.
+#[cfg(target_os = "linux")]
+fn pcap_header() -> Vec<u8> {
+    let words: [u32; 6] = [0xa1b2_c3d4, 0x0004_0002, 0, 0, 65_535, 101];
+    words.iter().flat_map(|word| word.to_le_bytes()).collect()
+}
+
+/// A record: an empty datagram from 10.0.0.1:1000 to 10.0.0.2:53, without a checksum.
+#[cfg(target_os = "linux")]
+fn udp_record() -> Vec<u8> {
+    let mut packet = vec![0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0x66, 0xcf];
+    packet.extend([10, 0, 0, 1, 10, 0, 0, 2]);
+    packet.extend([0x03, 0xe8, 0, 53, 0, 8, 0, 0]);
+    let words: [u32; 4] = [1, 0, 28, 28];
+    let mut record: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    record.extend(packet);
+    record
 }
 
 /// Whether SIGINT (2) is among the signals that a process has a handler for.

@@ -7,6 +7,7 @@ use super::range::Manip;
 use super::rewrite::{Untranslatable, rewrite};
 use crate::packet::checksum::{checksum, fold, replace16, sum};
 use crate::packet::ipv4::Ipv4Header;
+use crate::proto::icmp::quoted_header;
 use crate::status::Status;
 use crate::tuple::{Direction, Tuple};
 
@@ -66,7 +67,8 @@ fn translate_quoted(
     cut: bool,
 ) -> Result<(), Untranslatable> {
     let (head, quoted) = icmp.split_at_mut(ICMP_HEADER_BYTES);
-    let header = Ipv4Header::parse(quoted, true).ok_or(Untranslatable)?;
+    // The same reading as the one that found the connection.
+    let header = quoted_header(quoted).ok_or(Untranslatable)?;
     let before = fold(sum(quoted));
     rewrite(quoted, &header, target, manip, cut)?;
     let old_check = u16::from_be_bytes([head[2], head[3]]);

@@ -47,7 +47,7 @@ pub struct Ipv4Header {
 
 impl Ipv4Header {
     /// Reads the header. `None` where it is not IPv4, shorter than it says, or longer than the packet;
-    /// unless `truncated` or `embedded`, also where bytes of the packet are missing.
+    /// unless it `may_be_cut`, also where bytes of the packet are missing.
     #[must_use]
     pub fn parse(bytes: &[u8], may_be_cut: bool) -> Option<Ipv4Header> {
         let header: &[u8; MIN_HEADER_BYTES] = bytes.first_chunk()?;

@@ -29,7 +29,8 @@ pub struct Packet<'a> {
     pub origin: Origin,
     /// The capture cut it short: lengths come from the headers, checksums are not verified.
     pub truncated: bool,
-    /// Its connection and relation to it, once the engine knows.
+    /// Its connection and relation to it, once the engine knows. After its path it is there to
+    /// be read: the connection is not held any more.
     pub mark: Mark,
     /// What became of it, once it is through.
     pub verdict: Option<Verdict>,
@@ -56,7 +57,7 @@ pub struct Mark {
     pub connection: Option<EntryId>,
     /// The packet's relation to it; `None` with no connection is INVALID.
     pub ctinfo: Option<CtInfo>,
-    /// The zone that a rule put it into (its template).
+    /// The zone that a rule put it into (its template), until it is tracked.
     pub zone: Zone,
     /// What this packet changed about its connection, told at confirm (the kernel's event cache).
     pub changes: Changes,
@@ -92,7 +93,8 @@ pub enum DropReason {
     TableFull,
     /// The protocol's tracker said so.
     Tracker,
-    /// MASQUERADE or REDIRECT found no address, or the output device changed.
+    /// MASQUERADE or REDIRECT found no address, the output device changed, or the packet or
+    /// what its ICMP error quotes cannot be rewritten.
     Nat,
     /// A rule or a chain's policy said so.
     Rule,

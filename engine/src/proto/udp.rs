@@ -62,7 +62,8 @@ pub fn track<K: FlowKey>(cx: &Tracked<'_, K>) -> Outcome {
     }
     let status = cx.entry.status();
     if !status.contains(Status::CONFIRMED) {
-        cx.entry.set_stream_since(cx.now + STREAM_AFTER);
+        cx.entry
+            .set_stream_since(cx.now.saturating_add(STREAM_AFTER));
     }
     if !status.contains(Status::SEEN_REPLY) || cx.now <= cx.entry.stream_since() {
         cx.refresh(cx.sysctls.udp_timeout);

@@ -175,7 +175,7 @@ pub fn kernel_chain_limit(random: u32) -> usize {
 /// Turns an unconfirmed entry into one that lives by its reply key alone: a second from
 /// `now`, whatever traffic it sees (`nf_ct_resolve_clash_harder`).
 pub fn make_reply_only<K: FlowKey>(entry: &Entry<K>, now: Nanos) {
-    entry.set_deadline(now + REPLY_ONLY_TIMEOUT);
+    entry.set_deadline(now.saturating_add(REPLY_ONLY_TIMEOUT));
     entry.set_status(Status::FIXED_TIMEOUT | Status::NAT_CLASH);
 }
 
@@ -271,6 +271,10 @@ pub trait FlowTable<K: FlowKey>: Send + Sync {
     /// Says that these entries, whose keys are set, will be confirmed soon: a table may ask
     /// for the memory that it will need. Never needed, and changes nothing.
     fn prepare_confirm(&self, _worker: &mut Self::Worker, _ids: &[EntryId]) {}
+
+    /// Says that these connections will be removed soon: a table may ask for the memory that
+    /// it will need. Never needed, and changes nothing.
+    fn prepare_remove(&self, _worker: &mut Self::Worker, _ids: &[EntryId]) {}
 
     /// Puts a Pending entry into the table by both keys, or asks `policy` about the clash.
     ///

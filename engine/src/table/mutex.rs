@@ -227,7 +227,7 @@ impl<K: FlowKey> FlowTable<K> for MutexTable<K> {
                 }
             }
         }
-        entry.set_deadline(now + entry.deadline());
+        entry.set_deadline(now.saturating_add(entry.deadline()));
         self.publish(&mut chains, id, &[Direction::Original, Direction::Reply]);
         Confirmed::Inserted
     }

@@ -34,8 +34,10 @@
 //! - P1 release: the state change to Confirmed (by the table) <-> acquire: [`Slab::try_acquire`]
 //!   and [`Entry::state`]: keys and all that the owner wrote before.
 //! - P2 release: [`TrackerCell::lock`]'s guard dropped <-> acquire: the next `lock`: the tracker's words.
-//! - P3 release: [`Slab::release`] of a last reference <-> acquire: the fence of whoever frees it:
-//!   nobody still reads the life that ends.
+//! - P3 release: [`Slab::release`] of any reference <-> acquire: the load of whoever gives the
+//!   last one back: nobody who held a reference still reads the life that ends.
+//! - P4 release: the fence in [`Slab::allocate`] <-> acquire: the fence in [`Slab::read_confirmed`]:
+//!   who reads a field of a life without holding it sees that the life before is over.
 //!
 //! # Progress
 //! Reads are wait-free. [`Slab::allocate`] and freeing take a lock once in [`CACHE_BATCH`] calls.
@@ -46,7 +48,7 @@
 //! `struct nf_conn`, `SLAB_TYPESAFE_BY_RCU` and `refcount_inc_not_zero` in nf_conntrack_core.c.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use crossbeam_utils::Backoff;
 
@@ -246,7 +248,7 @@ impl<K: FlowKey> Entry<K> {
             return;
         }
         let deadline = if status.contains(Status::CONFIRMED) {
-            now + timeout
+            now.saturating_add(timeout)
         } else {
             timeout
         };
@@ -507,6 +509,22 @@ impl<K: FlowKey> Slab<K> {
         state.generation == id.generation && state.life != Life::Free
     }
 
+    /// What `read` makes of an entry that nobody holds, if the entry was Confirmed in this
+    /// life all the while; else it may be of two lives, and is thrown away.
+    pub fn read_confirmed<R>(&self, id: EntryId, read: impl FnOnce() -> R) -> Option<R> {
+        let confirmed = || {
+            let state = self.entry(id).state();
+            state.generation == id.generation && state.life == Life::Confirmed
+        };
+        if !confirmed() {
+            return None;
+        }
+        let seen = read();
+        // Acquire, P4: if a field was of the next life, this life's end is seen below.
+        fence(Ordering::Acquire);
+        confirmed().then_some(seen)
+    }
+
     /// Takes a free entry: Pending, one reference (the caller's), status and deadline zero.
     /// `None` when all are in use.
     pub fn allocate(&self, cache: &mut FreeCache) -> Option<EntryId> {
@@ -527,6 +545,8 @@ impl<K: FlowKey> Slab<K> {
     pub(super) fn begin_life(&self, index: u32, aux: u32) -> EntryId {
         let entry = self.at(index);
         let generation = entry.state().generation.wrapping_add(1) & GENERATION_MASK;
+        // Release, P4: the end of the life before comes before the fields of this one.
+        fence(Ordering::Release);
         // Relaxed: the entry is ours alone (I2); publishing it is P1's business.
         entry.status.store(0, Ordering::Relaxed);
         entry.deadline.store(0, Ordering::Relaxed);
@@ -746,6 +766,23 @@ mod tests {
         );
         slab.flush(&mut leaving);
         assert_eq!(std::iter::from_fn(|| slab.allocate(&mut other)).count(), 10);
+    }
+
+    #[test]
+    fn what_is_read_of_a_life_that_ended_meanwhile_is_thrown_away() {
+        let slab = Slab::<KeyV4>::new(1, false);
+        let mut cache = FreeCache::new();
+        let id = slab.allocate(&mut cache).unwrap();
+        assert_eq!(slab.read_confirmed(id, || ()), None, "not yet");
+        assert!(slab.change_life(id, Life::Pending, Life::Confirmed));
+        assert_eq!(slab.read_confirmed(id, || 7), Some(7));
+        let read = || {
+            assert!(slab.change_life(id, Life::Confirmed, Life::Dying));
+            assert!(slab.release(&mut cache, id));
+            let next = slab.allocate(&mut cache).unwrap();
+            assert!(slab.change_life(next, Life::Pending, Life::Confirmed));
+        };
+        assert_eq!(slab.read_confirmed(id, read), None);
     }
 
     #[test]

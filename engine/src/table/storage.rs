@@ -151,6 +151,7 @@ mod tests {
         assert!(mapped.is_mapped() && !boxed.is_mapped());
         for array in [&boxed, &mapped] {
             assert_eq!(array.len(), 1000);
+            // Relaxed, all: one thread.
             assert!(array.iter().all(|word| word.load(Ordering::Relaxed) == 0));
             array[999].store(7, Ordering::Relaxed);
             assert_eq!(array[999].load(Ordering::Relaxed), 7);

@@ -15,6 +15,9 @@ mod ports;
 mod tcp;
 mod udp_icmp;
 
+/// Chains, their limit and early drop's choice of buckets are the kernel's.
+pub const KERNEL_CHAINS: bool = true;
+
 /// The table under test.
 pub type TestTable =
     clashtrack_engine::table::mutex::MutexTable<clashtrack_engine::table::key::KeyV4>;

@@ -4,6 +4,7 @@
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::atomic::Ordering;
 
 use clashtrack_engine::event::{Event, Snapshot};
 use clashtrack_engine::stats::ConntrackStats;
@@ -17,7 +18,8 @@ use crate::capture::Capture;
 use crate::capture::gateway::Gateway;
 use crate::capture::link::Mac;
 use crate::cli::Format;
-use crate::error::Error;
+use crate::error::{EXIT_INTERRUPTED, Error};
+use crate::interrupt;
 use crate::replay::merge::Merge;
 use crate::replay::{self, Replay, Tally};
 use crate::report::conntrack::{
@@ -36,6 +38,8 @@ The capture is taken for one side of a gateway that forwards every packet. A pac
 received with a time to live of 1 is discarded before its connection is confirmed. Which frames the gateway
 received is known from cooked captures, and on Ethernet from ARP and from times to live; where that goes
 wrong, name it with --gateway. Of a gateway capture one device: `any` shows each forwarded packet twice.
+
+Ctrl-C prints what was read so far and exits with 130; a second one ends at once, should no packet come.
 
 Examples:
   clashtrack replay capture.pcap
@@ -90,7 +94,7 @@ struct Beside {
 
 #[derive(Serialize, Debug)]
 struct CaptureJson {
-    /// False where a capture broke off.
+    /// False where a capture broke off, or Ctrl-C ended it.
     complete: bool,
     #[serde(flatten)]
     tally: Tally,
@@ -139,14 +143,23 @@ pub fn run(args: &ReplayArgs, globals: &Globals) -> Result<ExitCode, Error> {
     let progress = progress(args, globals);
     let mut captures = Merge::new(captures);
     let mut count = 0;
+    // A capture from a pipe may never end by itself: Ctrl-C prints what was read so far.
+    let interrupt = interrupt::flag();
+    // Relaxed: a flag that stands for itself.
+    let stopped = || interrupt.load(Ordering::Relaxed);
     while let Some(record) = captures.next() {
         told.tell(replay.feed(record))?;
         count += 1;
+        if stopped() {
+            break;
+        }
         if count % PROGRESS_STEP == 0 {
             progress.set_position(captures.position());
         }
     }
     progress.finish_and_clear();
+    // Also where the Ctrl-C ended the other end of the pipe, and that our input.
+    let interrupted = stopped();
 
     let tally = *replay.tally();
     let (last_events, connections) = replay.finish();
@@ -156,20 +169,32 @@ pub fn run(args: &ReplayArgs, globals: &Globals) -> Result<ExitCode, Error> {
         connections,
         per_cpu: engine.stats(),
         tally,
-        complete: errors.is_empty(),
+        complete: errors.is_empty() && !interrupted,
+        interrupted,
     };
     outcome.print(args, globals, seed, told)?;
     if !globals.quiet {
         outcome.notes(&rules.notes);
     }
-    let Some(last) = errors.pop() else {
-        return Ok(ExitCode::SUCCESS);
-    };
+    let last = if interrupted { None } else { errors.pop() };
     for error in errors {
         // The last one is said by whoever gets it; nobody is left to hear of a closed stderr.
         let _ = writeln!(io::stderr(), "clashtrack: {error}");
     }
-    Err(last.into())
+    if interrupted {
+        if !globals.quiet {
+            // A note: whoever cannot read it misses nothing.
+            let _ = writeln!(
+                io::stderr(),
+                "clashtrack: interrupted: this is what was read so far"
+            );
+        }
+        return Ok(ExitCode::from(EXIT_INTERRUPTED));
+    }
+    match last {
+        None => Ok(ExitCode::SUCCESS),
+        Some(last) => Err(last.into()),
+    }
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the shape of map_err")]
@@ -239,6 +264,8 @@ struct Outcome {
     per_cpu: Vec<ConntrackStats>,
     tally: Tally,
     complete: bool,
+    /// Ctrl-C ended it.
+    interrupted: bool,
 }
 
 impl Outcome {
@@ -292,7 +319,7 @@ impl Outcome {
             },
         };
         let results = self.connections.iter().map(ConnectionJson::from).collect();
-        Envelope::new("replay", config, results, beside)
+        Envelope::new("replay", config, results, beside).with_interrupted(self.interrupted)
     }
 
     fn grid(&self) -> Grid {

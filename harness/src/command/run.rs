@@ -16,7 +16,7 @@ use clashtrack_engine::tuple::Protocol;
 use super::{Globals, values};
 use crate::calibrate::{self, Access};
 use crate::cli::Format;
-use crate::error::{EXIT_INTERRUPTED, Error};
+use crate::error::{EXIT_INTERRUPTED, EXIT_NO, Error};
 use crate::interrupt;
 use crate::peer::TABLES;
 use crate::report::envelope::{Envelope, Nothing};
@@ -34,11 +34,11 @@ Tables take turns within every sample, and the machine's own limit takes its tur
 
 Defaults:
   workload                 batch  connections  workers        a sample
-  clash, clash-nat, -tcp      32  64k a round  all cores, >1  --duration
-  lookup-hit, lookup-miss     64  1M           all cores      --duration
-  connect, churn              32  1M           all cores      --duration
-  expire                      32  1M           all but one    --duration: all expire within it
-  stall                       32  1M           all cores, >1  2 s, once
+  clash, clash-nat, -tcp      32  64k a round  all cores, >1  500ms
+  lookup-hit, lookup-miss     64  1M           all cores      500ms
+  connect, churn              32  1M           all cores      500ms
+  expire                      32  1M           all but one    5s: all expire within it
+  stall                       32  1M           all cores, >1  2s, once
 Above 4M connections only lockfree is run, unless --table says otherwise; tables then do not share the memory.
 
 Examples:
@@ -85,9 +85,9 @@ pub struct RunArgs {
     /// Protocols of the connections; clash workloads have their own [default: tcp]
     #[arg(long, value_name = "L4", value_delimiter = ',')]
     pub l4: Vec<String>,
-    /// Time of one sample
-    #[arg(long, value_name = "TIME", default_value = "500ms")]
-    pub duration: String,
+    /// Time of one sample [default: by workload]
+    #[arg(long, value_name = "TIME")]
+    pub duration: Option<String>,
     /// Samples of each workload on each table
     #[arg(long, value_name = "N", default_value = "5")]
     pub repeat: String,
@@ -112,7 +112,7 @@ impl RunArgs {
             connections: Vec::new(),
             batch: Vec::new(),
             l4: Vec::new(),
-            duration: MAIN_JOB_DURATION.to_owned(),
+            duration: Some(MAIN_JOB_DURATION.to_owned()),
             repeat: "5".to_owned(),
             isa: "auto".to_owned(),
             prefetch: "auto".to_owned(),
@@ -164,7 +164,10 @@ impl RunArgs {
             batches: bounded("--batch", &self.batch, BATCH_MAX)?,
             connections: bounded("--connections", &self.connections, FLOWS_MAX)?,
             protocols: protocols.collect::<Result<_, _>>()?,
-            duration: values::duration("--duration", &self.duration)?,
+            duration: match &self.duration {
+                Some(word) => Some(values::duration("--duration", word)?),
+                None => None,
+            },
             repeat: bounded("--repeat", std::slice::from_ref(&self.repeat), REPEAT_MAX)?[0],
             seed: globals.seed.unwrap_or(DEFAULT_SEED),
             cores: cores.count(),
@@ -391,6 +394,9 @@ fn carry_out(plan: &Plan, globals: &Globals, cores: &Cores) -> Result<(ExitCode,
     }
     let code = if measured.interrupted {
         ExitCode::from(EXIT_INTERRUPTED)
+    } else if results.iter().any(|result| result.lost() != 0) {
+        // The books do not balance: it ran, and is not to be believed.
+        ExitCode::from(EXIT_NO)
     } else {
         ExitCode::SUCCESS
     };
@@ -417,7 +423,7 @@ fn envelope(
         l4: used(plan, |case| case.protocol.name()),
         isa: "scalar",
         prefetch: plan.prefetch.name(),
-        duration_ms: plan.duration.as_secs_f64() * 1e3,
+        duration_ms: used(plan, |case| case.duration)[0].as_secs_f64() * 1e3,
         repeat: plan.repeat,
         seed: plan.seed,
         cores: cores.count(),
@@ -448,11 +454,15 @@ fn text(
         text.push('\n');
     }
     text.push_str(&format!(
-        "{} connections or flows a round, batches of {}, {} samples of {:?}, seed {}; rounds of the tables take turns\n",
+        "{} connections or flows a round, batches of {}, {} of {}, seed {}; rounds of the tables take turns\n",
         joined(&used(plan, |case| case.connections)),
         joined(&used(plan, |case| case.batch)),
-        plan.repeat,
-        plan.duration,
+        counted(plan.repeat, "sample"),
+        used(plan, |case| case.duration)
+            .iter()
+            .map(|duration| format!("{duration:?}"))
+            .collect::<Vec<_>>()
+            .join(", "),
         plan.seed,
     ));
     text.push_str(&tuning(plan, measured));
@@ -460,14 +470,18 @@ fn text(
     if let Some(first) = plan.tables.first() {
         let of_first = results.iter().filter(|result| result.table == *first);
         for result in of_first.filter(|result| result.clash.is_some()) {
-            text.push_str(&table::per_cpu(result));
+            text.push_str(&table::per_cpu(result, results));
         }
     }
-    if plan.tables.len() > 1 {
+    if plan.tables.len() > 1 && !results.is_empty() {
         text.push_str("The other tables' counters are under per_cpu in what --json prints.\n");
     }
     if measured.interrupted {
-        text.push_str("Interrupted: this is what was measured so far.\n");
+        text.push_str(if results.is_empty() {
+            "Interrupted before the first sample: nothing was measured.\n"
+        } else {
+            "Interrupted: this is what was measured so far.\n"
+        });
     }
     text
 }
@@ -483,6 +497,14 @@ fn tuning(plan: &Plan, measured: &Measured) -> String {
         "prefetch {}, {} scan, {pages}\n\n",
         tuning.prefetch, tuning.isa
     )
+}
+
+/// `1 sample`, `2 samples`.
+fn counted(count: usize, what: &str) -> String {
+    match count {
+        1 => format!("1 {what}"),
+        _ => format!("{count} {what}s"),
+    }
 }
 
 fn joined(numbers: &[usize]) -> String {
@@ -589,6 +611,24 @@ mod tests {
         assert_eq!(tables(&args), ["lockfree"]);
         args.tables = vec!["striped".to_owned(), "mutex".to_owned()];
         assert_eq!(tables(&args), ["striped", "mutex"]);
+    }
+
+    #[test]
+    fn an_interrupt_before_the_first_sample_is_not_called_a_measurement() {
+        let cores = Cores::available();
+        let plan = RunArgs::main_job().plan(&globals(), &cores).unwrap();
+        let measured = Measured {
+            measurements: Vec::new(),
+            load: None,
+            resident: None,
+            interrupted: true,
+        };
+        let text = text(&plan, &cores, &measured, true, &[]);
+        assert!(
+            text.ends_with("Interrupted before the first sample: nothing was measured.\n"),
+            "{text}"
+        );
+        assert!(!text.contains("other tables"), "{text}");
     }
 
     #[test]

@@ -198,7 +198,7 @@ impl<K: FlowKey> FlowTable<K> for DashMapTable<K> {
         }
         let relative = entry.deadline();
         // Before the first insert: from then on others may look at it.
-        entry.set_deadline(now + relative);
+        entry.set_deadline(now.saturating_add(relative));
         if let Err(clash) = self.insert(id, Direction::Original, false, policy) {
             return self.resolve(worker, id, now, clash, policy);
         }

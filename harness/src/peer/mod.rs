@@ -1,6 +1,7 @@
 //! Tables to compare with, each behind the engine's [`FlowTable`]: the kernel's algorithm in
-//! user space ([`striped`]) and a sharded map as people write it ([`dashmap`]). The reference,
-//! [`mutex`](clashtrack_engine::table::mutex), lives in the engine.
+//! user space ([`striped`]) and a sharded map as people write it ([`dashmap`]). Ours,
+//! [`lockfree`](clashtrack_engine::table::lockfree), and the reference,
+//! [`mutex`](clashtrack_engine::table::mutex), live in the engine.
 //!
 //! No straw men: every table has the same entries in the same slab, the same keyed hash, and
 //! its capacity reserved up front. [`visit`] is the one place where a name becomes a type; a
@@ -31,7 +32,7 @@ pub struct TableInfo {
 /// All tables, in the order in which they are run and printed.
 pub const TABLES: &[TableInfo] = &[
     info::<LockfreeTable<KeyV4>>(
-        "ours: both keys visible in one atomic step, no operation waits for another thread",
+        "ours: both keys in one atomic step, no locks, a cache line a bucket",
     ),
     info::<StripedTable<KeyV4>>(
         "the kernel's algorithm in user space: striped spin locks, lock-free readers that restart",

@@ -203,7 +203,7 @@ impl<'e> Replay<'e> {
         events
     }
 
-    /// One whole cycle of the collector. Gives the time to wait for the next.
+    /// Runs of the collector, until it asks for a pause. Gives the time to wait for the next.
     fn collect_expired(&mut self, now: Nanos, events: &mut Vec<Event>) -> Nanos {
         loop {
             let run = self.worker.gc(&mut self.gc, usize::MAX, now);

@@ -254,6 +254,12 @@ pub struct RunResult {
 }
 
 impl RunResult {
+    /// Offered connections of which nobody knows what became; 0 also for a workload that confirms nothing.
+    #[must_use]
+    pub fn lost(&self) -> i64 {
+        self.accounting.map_or(0, |accounting| accounting.lost)
+    }
+
     /// The contract's form of a measurement.
     #[must_use]
     pub fn of(m: &Measurement) -> RunResult {

@@ -4,18 +4,142 @@ use std::fmt::Write as _;
 
 use clashtrack_engine::stats::conntrack_s_line;
 
+use super::columns::{Column, columns_of, values, varying};
 use super::grid::{Align, Grid};
-use super::json::{Accounting, ClashFigures, RunResult, Spread};
+use super::json::{Accounting, ClashFigures, RunResult};
 use crate::cli::Format;
 
-/// All results in one grid, as `--format csv` and `markdown` print it.
+/// All results in one grid, as `--format csv` and `markdown` print it: CSV for programs, with the same
+/// columns whatever was run and a bare number in each; Markdown for people.
 #[must_use]
 pub fn one_grid(results: &[RunResult], format: Format) -> String {
+    if format == Format::Csv {
+        return raw_grid(results).render(format);
+    }
     let mut columns = vec![Column::new("workload", Align::Left, |r| {
         r.workload.to_owned()
     })];
     columns.extend(columns_of(results, results));
     drawn(&columns, results, format)
+}
+
+type RawColumn = (&'static str, fn(&RunResult) -> String);
+
+/// The columns of CSV, whatever was run. Names and units are those of the JSON contract.
+const RAW_COLUMNS: &[RawColumn] = &[
+    ("workload", |r| r.workload.to_owned()),
+    ("table", |r| r.table.to_owned()),
+    ("l4", |r| r.l4.to_owned()),
+    ("workers", |r| r.workers.to_string()),
+    ("batch", |r| r.batch.to_string()),
+    ("connections", |r| r.connections.to_string()),
+    ("ops_per_s_median", |r| r.ops_per_s.median.to_string()),
+    ("ops_per_s_min", |r| r.ops_per_s.min.to_string()),
+    ("ops_per_s_max", |r| r.ops_per_s.max.to_string()),
+    ("ns_per_op_median", |r| r.ns_per_op.median.to_string()),
+    ("ns_per_op_min", |r| r.ns_per_op.min.to_string()),
+    ("ns_per_op_max", |r| r.ns_per_op.max.to_string()),
+    ("resolved_per_s_median", |r| {
+        of_clash(r, |c| Some(c.resolved_per_s.median))
+    }),
+    ("resolved_per_s_min", |r| {
+        of_clash(r, |c| Some(c.resolved_per_s.min))
+    }),
+    ("resolved_per_s_max", |r| {
+        of_clash(r, |c| Some(c.resolved_per_s.max))
+    }),
+    ("confirmed_per_s_median", |r| {
+        of_clash(r, |c| Some(c.confirmed_per_s.median))
+    }),
+    ("confirmed_per_s_min", |r| {
+        of_clash(r, |c| Some(c.confirmed_per_s.min))
+    }),
+    ("confirmed_per_s_max", |r| {
+        of_clash(r, |c| Some(c.confirmed_per_s.max))
+    }),
+    ("dropped_per_s_median", |r| {
+        of_clash(r, |c| Some(c.dropped_per_s.median))
+    }),
+    ("dropped_per_s_min", |r| {
+        of_clash(r, |c| Some(c.dropped_per_s.min))
+    }),
+    ("dropped_per_s_max", |r| {
+        of_clash(r, |c| Some(c.dropped_per_s.max))
+    }),
+    ("offered", |r| of_accounting(r, |a| a.offered as i64)),
+    ("confirmed", |r| of_accounting(r, |a| a.confirmed as i64)),
+    ("resolved_same", |r| {
+        of_accounting(r, |a| a.resolved_same as i64)
+    }),
+    ("resolved_reply_only", |r| {
+        of_accounting(r, |a| a.resolved_reply_only as i64)
+    }),
+    ("dropped", |r| of_accounting(r, |a| a.dropped as i64)),
+    ("found_at_lookup", |r| {
+        of_accounting(r, |a| a.found_at_lookup as i64)
+    }),
+    ("lost", |r| of_accounting(r, |a| a.lost)),
+    ("collided_share", |r| {
+        of_clash(r, |c| Some(c.collided_share))
+    }),
+    ("unsure", |r| of_clash(r, |c| Some(c.unsure))),
+    ("chain_longest", |r| of_clash(r, |c| c.chain_longest)),
+    ("chain_mean", |r| of_clash(r, |c| c.chain_mean)),
+    ("limit_ns", |r| known(r.limit_ns)),
+    ("limit_ratio", |r| known(r.limit_ratio)),
+    ("bytes_per_connection", |r| known(r.bytes_per_connection)),
+    ("hung", |r| known(r.stall.map(|s| s.hung))),
+    ("longest_pause_ms", |r| {
+        known(r.stall.map(|s| s.longest_pause_ms))
+    }),
+    ("others_ops", |r| known(r.stall.map(|s| s.others_ops))),
+    ("expiry_core_share", |r| {
+        known(r.expiry.map(|e| e.core_share))
+    }),
+    ("expiry_longest_pass_us", |r| {
+        known(r.expiry.map(|e| e.longest_pass_us))
+    }),
+    ("insert_p999_ns_with", |r| {
+        known(r.expiry.map(|e| e.insert_p999_ns_with))
+    }),
+    ("insert_p999_ns_without", |r| {
+        known(r.expiry.map(|e| e.insert_p999_ns_without))
+    }),
+    ("torn", |r| r.anomalies.torn.to_string()),
+    ("double_owner", |r| r.anomalies.double_owner.to_string()),
+    ("vanished", |r| r.anomalies.vanished.to_string()),
+    ("samples", |r| r.ops_per_s.samples.len().to_string()),
+    ("disturbed_samples", |r| {
+        r.disturbed_samples.len().to_string()
+    }),
+];
+
+/// Empty where there is no such figure.
+fn known<V: ToString>(figure: Option<V>) -> String {
+    figure.map_or_else(String::new, |value| value.to_string())
+}
+
+/// Empty where the workload has no such figure, or the table.
+fn of_clash<V: ToString>(r: &RunResult, figure: fn(&ClashFigures) -> Option<V>) -> String {
+    r.clash
+        .as_ref()
+        .and_then(figure)
+        .map_or_else(String::new, |value| value.to_string())
+}
+
+/// Empty where the workload confirms nothing.
+fn of_accounting(r: &RunResult, count: fn(&Accounting) -> i64) -> String {
+    r.accounting
+        .as_ref()
+        .map_or_else(String::new, |a| count(a).to_string())
+}
+
+fn raw_grid(results: &[RunResult]) -> Grid {
+    let mut grid = Grid::new(RAW_COLUMNS.iter().map(|&(name, _)| (name, Align::Right)));
+    for result in results {
+        grid.row(RAW_COLUMNS.iter().map(|(_, cell)| cell(result)));
+    }
+    grid
 }
 
 /// A grid a workload, each with a closing sentence.
@@ -31,47 +155,11 @@ pub fn by_workload(results: &[RunResult]) -> String {
         let (group, others) = rest.split_at(of_this);
         let _ = writeln!(text, "{}", first.workload);
         text.push_str(&drawn(&columns_of(group, results), group, Format::Table));
-        text.push_str(&closing(group));
+        text.push_str(&closing(group, results));
         text.push('\n');
         rest = others;
     }
     text
-}
-
-/// A column: its head, and what a result has there.
-struct Column {
-    head: &'static str,
-    align: Align,
-    cell: Box<dyn Fn(&RunResult) -> String>,
-}
-
-impl Column {
-    fn new(
-        head: &'static str,
-        align: Align,
-        cell: impl Fn(&RunResult) -> String + 'static,
-    ) -> Column {
-        Column {
-            head,
-            align,
-            cell: Box::new(cell),
-        }
-    }
-
-    fn number(head: &'static str, cell: impl Fn(&RunResult) -> String + 'static) -> Column {
-        Column::new(head, Align::Right, cell)
-    }
-
-    /// Of figures that a result may not have.
-    fn some<F: 'static>(
-        head: &'static str,
-        part: impl Fn(&RunResult) -> Option<F> + 'static,
-        shown: impl Fn(F) -> String + 'static,
-    ) -> Column {
-        Column::number(head, move |r| {
-            part(r).map_or_else(|| "-".to_owned(), &shown)
-        })
-    }
 }
 
 fn drawn(columns: &[Column], rows: &[RunResult], format: Format) -> String {
@@ -82,215 +170,41 @@ fn drawn(columns: &[Column], rows: &[RunResult], format: Format) -> String {
     grid.render(format)
 }
 
-/// Columns that differ between results are shown; one that is the same everywhere is said once, above.
-fn varies<V: PartialEq>(results: &[RunResult], field: impl Fn(&RunResult) -> V) -> bool {
-    results
-        .windows(2)
-        .any(|two| field(&two[0]) != field(&two[1]))
-}
-
-/// The columns of a group of results, out of all.
-fn columns_of(group: &[RunResult], all: &[RunResult]) -> Vec<Column> {
-    let mut columns = vec![Column::new("table", Align::Left, |r| r.table.to_owned())];
-    if varies(all, |r| r.workers) {
-        columns.push(Column::number("workers", |r| r.workers.to_string()));
-    }
-    if varies(all, |r| r.batch) {
-        columns.push(Column::number("batch", |r| r.batch.to_string()));
-    }
-    if varies(all, |r| r.connections) {
-        columns.push(Column::number("connections", |r| r.connections.to_string()));
-    }
-    if varies(group, |r| r.l4) {
-        columns.push(Column::new("protocol", Align::Left, |r| r.l4.to_owned()));
-    }
-    let has = |part: fn(&RunResult) -> bool| group.iter().any(part);
-    if has(|r| r.clash.is_none()) {
-        columns.extend(speed_columns());
-    }
-    if has(|r| r.bytes_per_connection.is_some()) {
-        let bytes = |bytes: f64| format!("{bytes:.0}");
-        columns.push(Column::some(
-            "bytes a connection",
-            |r| r.bytes_per_connection,
-            bytes,
-        ));
-    }
-    if has(|r| r.stall.is_some()) {
-        columns.extend(stall_columns());
-    }
-    if has(|r| r.expiry.is_some()) {
-        columns.extend(expiry_columns());
-    }
-    if has(|r| r.clash.is_some()) {
-        columns.extend(clash_columns(has(|r| r.workload != "clash-tcp")));
-    }
-    columns.push(Column::new("anomalies", Align::Left, anomalies));
-    columns
-}
-
-fn speed_columns() -> Vec<Column> {
-    vec![
-        Column::number("ns an operation", |r| nanoseconds(&r.ns_per_op)),
-        Column::number("M/s", |r| millions(&r.ops_per_s)),
-        Column::some("limit ns", |r| r.limit_ns, |ns| format!("{ns:.1}")),
-        Column::some(
-            "of the limit",
-            |r| r.limit_ratio,
-            |ratio| format!("{ratio:.2}"),
-        ),
-    ]
-}
-
-fn stall_columns() -> Vec<Column> {
-    vec![
-        Column::some(
-            "hung",
-            |r| r.stall,
-            |s| if s.hung { "yes" } else { "no" }.to_owned(),
-        ),
-        Column::some(
-            "longest pause ms",
-            |r| r.stall,
-            |s| format!("{:.1}", s.longest_pause_ms),
-        ),
-        Column::some(
-            "others' operations",
-            |r| r.stall,
-            |s| s.others_ops.to_string(),
-        ),
-        Column::some(
-            "lookups kept",
-            |r| r.stall,
-            |s| format!("{:.2}", s.lookups_kept),
-        ),
-        Column::some("refused", |r| r.stall, |s| s.recycle_stalled.to_string()),
-    ]
-}
-
-fn expiry_columns() -> Vec<Column> {
-    vec![
-        Column::some(
-            "expiry % of a core",
-            |r| r.expiry,
-            |e| format!("{:.1}", e.core_share * 100.0),
-        ),
-        Column::some(
-            "longest pass us",
-            |r| r.expiry,
-            |e| format!("{:.0}", e.longest_pass_us),
-        ),
-        Column::some(
-            "insert p99.9 us with",
-            |r| r.expiry,
-            |e| format!("{:.1}", e.insert_p999_ns_with as f64 / 1e3),
-        ),
-        Column::some(
-            "without",
-            |r| r.expiry,
-            |e| format!("{:.1}", e.insert_p999_ns_without as f64 / 1e3),
-        ),
-        Column::some("expired", |r| r.maintenance, |m| m.expired.to_string()),
-    ]
-}
-
-type Count = (&'static str, fn(Accounting) -> u64);
-
-/// TCP has no resolution, so where there is nothing else the rate that says something is that of its drops.
-fn clash_columns(resolves: bool) -> Vec<Column> {
-    let rate = |head, of: fn(&ClashFigures) -> &Spread| {
-        Column::number(head, move |r| {
-            r.clash
-                .as_ref()
-                .map_or_else(|| "-".to_owned(), |clash| millions(of(clash)))
-        })
-    };
-    let mut columns = vec![if resolves {
-        rate("resolved M/s", |clash| &clash.resolved_per_s)
-    } else {
-        rate("dropped M/s", |clash| &clash.dropped_per_s)
-    }];
-    columns.push(rate("confirmed M/s", |clash| &clash.confirmed_per_s));
-    let counts: [Count; 4] = [
-        ("merged", |a| a.resolved_same),
-        ("reply-only", |a| a.resolved_reply_only),
-        ("dropped", |a| a.dropped),
-        ("found at lookup", |a| a.found_at_lookup),
-    ];
-    for (head, count) in counts {
-        columns.push(Column::some(
-            head,
-            |r| r.accounting,
-            move |a| count(a).to_string(),
-        ));
-    }
-    columns.push(Column::some(
-        "collided %",
-        |r| r.clash.clone(),
-        |clash| {
-            let mark = if clash.unsure { " unsure" } else { "" };
-            format!("{:.0}{mark}", clash.collided_share * 100.0)
-        },
-    ));
-    let clash = |part: fn(&ClashFigures) -> Option<f64>| {
-        move |r: &RunResult| r.clash.as_ref().and_then(part)
-    };
-    columns.push(Column::some(
-        "longest chain",
-        clash(|c| c.chain_longest.map(|n| n as f64)),
-        |n| format!("{n:.0}"),
-    ));
-    columns.push(Column::some("mean chain", clash(|c| c.chain_mean), |n| {
-        format!("{n:.2}")
-    }));
-    columns
-}
-
-/// Median, and half the distance between the extremes in percent of it.
-fn nanoseconds(spread: &Spread) -> String {
-    let half = (spread.max - spread.min) / 2.0 / spread.median.max(1e-9) * 100.0;
-    format!("{:.1} ±{half:.0}%", spread.median)
-}
-
-/// Median in millions, and half the distance between the extremes in percent of it.
-fn millions(spread: &Spread) -> String {
-    if spread.median == 0.0 {
-        return "0".to_owned();
-    }
-    let half = (spread.max - spread.min) / 2.0 / spread.median * 100.0;
-    format!("{:.3} ±{half:.0}%", spread.median / 1e6)
-}
-
-fn anomalies(result: &RunResult) -> String {
-    let a = &result.anomalies;
-    let parts: Vec<String> = [
-        ("torn", a.torn),
-        ("double owner", a.double_owner),
-        ("vanished", a.vanished),
-    ]
-    .into_iter()
-    .filter(|(_, count)| *count > 0)
-    .map(|(name, count)| format!("{count} {name}"))
-    .collect();
-    if parts.is_empty() {
-        "none".to_owned()
-    } else {
-        parts.join(", ")
-    }
-}
-
-/// Who offered most, and by how much; and whose figures deserve doubt.
-fn closing(group: &[RunResult]) -> String {
+/// Which table got through the flows fastest, and by how much; and whose figures deserve doubt.
+///
+/// Clashing tables are ranked by connections confirmed, one a flow on each of them. Connections offered would not do:
+/// a table whose workers drift apart finds flows at lookup, which are offered by nobody. The others are ranked by the
+/// cost of an operation; a stall and a given rate rank nobody.
+fn closing(group: &[RunResult], results: &[RunResult]) -> String {
     let mut text = String::new();
-    let mut ranked: Vec<&RunResult> = group.iter().collect();
-    ranked.sort_by(|a, b| b.ops_per_s.median.total_cmp(&a.ops_per_s.median));
-    if let [first, .., last] = ranked.as_slice() {
+    let confirmed = |r: &RunResult| r.clash.as_ref().map(|c| c.confirmed_per_s.median);
+    let ranked_here = |r: &&RunResult| r.stall.is_none() && r.expiry.is_none();
+    let rate = |r: &RunResult| confirmed(r).unwrap_or(1e9 / r.ns_per_op.median);
+    let mut ranked: Vec<&RunResult> = group.iter().filter(ranked_here).collect();
+    ranked.sort_by(|a, b| rate(b).total_cmp(&rate(a)));
+    if let [first, .., last] = ranked.as_slice()
+        && rate(last) > 0.0
+    {
+        let did = match first.clash {
+            Some(_) => ("confirmed", "connections"),
+            None => ("did", "operations"),
+        };
         let _ = writeln!(
             text,
-            "{} did {:.2} times as many operations a second as {}.",
-            first.table,
-            first.ops_per_s.median / last.ops_per_s.median,
-            last.table
+            "{} {} {:.2} times as many {} a second as {}.",
+            whose(first, results),
+            did.0,
+            rate(first) / rate(last),
+            did.1,
+            whose(last, results),
+        );
+    }
+    for result in group.iter().filter(|r| r.lost() != 0) {
+        let _ = writeln!(
+            text,
+            "{}: {} of the connections offered are unaccounted for: these figures are wrong, please report it.",
+            whose(result, results),
+            result.lost(),
         );
     }
     if group
@@ -312,12 +226,28 @@ fn closing(group: &[RunResult]) -> String {
     text
 }
 
+/// The table, with whatever else tells its result from the others.
+fn whose(result: &RunResult, results: &[RunResult]) -> String {
+    let differing: Vec<String> = varying(results)
+        .into_iter()
+        .zip(values(result))
+        .filter(|((_, shown), _)| *shown)
+        .map(|((name, _), value)| format!("{name} {value}"))
+        .collect();
+    if differing.is_empty() {
+        result.table.to_owned()
+    } else {
+        format!("{} ({})", result.table, differing.join(", "))
+    }
+}
+
 /// The counters of one table as `conntrack -S` prints them, under a line that says whose they are.
 #[must_use]
-pub fn per_cpu(result: &RunResult) -> String {
+pub fn per_cpu(result: &RunResult, results: &[RunResult]) -> String {
     let mut text = format!(
         "conntrack -S, {} on {} (a line a worker):\n",
-        result.workload, result.table
+        result.workload,
+        whose(result, results),
     );
     for (cpu, counters) in result.per_cpu.iter().enumerate() {
         let _ = writeln!(text, "{}", conntrack_s_line(cpu, &counters.0));
@@ -328,11 +258,85 @@ pub fn per_cpu(result: &RunResult) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::workload::race::Tally;
+    use crate::workload::{Case, Measurement, Sample, clash};
+    use clashtrack_engine::table::prefetch::Hint;
+    use clashtrack_engine::tuple::Protocol;
+    use std::time::Duration;
+
+    /// One sample of a second: so many flows confirmed, so many offered.
+    fn result(table: &'static str, workers: usize, confirmed: u64, offered: u64) -> RunResult {
+        let case = Case {
+            workload: clash::WORKLOAD,
+            workers,
+            batch: 32,
+            connections: 1000,
+            protocol: Protocol::UDP,
+            duration: Duration::from_secs(1),
+            repeat: 1,
+            seed: 1,
+            prefetch: Hint::default(),
+        };
+        let tally = Tally {
+            offered,
+            confirmed,
+            resolved_same: offered - confirmed,
+            ..Tally::default()
+        };
+        let samples = vec![Sample {
+            elapsed: Duration::from_secs(1),
+            operations: offered,
+            tally,
+            disturbed: false,
+        }];
+        RunResult::of(&Measurement {
+            samples,
+            tally,
+            chances: confirmed,
+            ..Measurement::new(case, table)
+        })
+    }
 
     #[test]
-    fn a_rate_is_in_millions_with_its_spread() {
-        let spread = Spread::of(vec![1_000_000.0, 1_200_000.0, 1_100_000.0]);
-        assert_eq!(millions(&spread), "1.100 ±9%");
-        assert_eq!(millions(&Spread::of(Vec::new())), "0");
+    fn a_table_that_finds_flows_at_lookup_is_not_ranked_lower_for_it() {
+        // The mutex's second worker came late and found 800 of 1000 flows: 2 times slower, not 3.3.
+        let group = [
+            result("striped", 2, 1000, 2000),
+            result("mutex", 2, 500, 600),
+        ];
+        let text = closing(&group, &group);
+        let wanted = "striped confirmed 2.00 times as many connections a second as mutex.";
+        assert!(text.starts_with(wanted), "{text}");
+    }
+
+    #[test]
+    fn results_of_one_table_are_told_apart_by_what_differs() {
+        let group = [
+            result("striped", 1, 1000, 1000),
+            result("striped", 2, 500, 1000),
+        ];
+        let text = closing(&group, &group);
+        let wanted = "striped (workers 1) confirmed 2.00 times as many connections a second as striped (workers 2).";
+        assert!(text.starts_with(wanted), "{text}");
+        assert!(per_cpu(&group[1], &group).contains("clash on striped (workers 2)"));
+    }
+
+    #[test]
+    fn lost_connections_are_not_passed_over_in_silence() {
+        let mut group = [result("striped", 2, 1000, 2000)];
+        assert!(!closing(&group, &group).contains("unaccounted"));
+        group[0].accounting.as_mut().unwrap().lost = 7;
+        let text = closing(&group, &group);
+        assert!(
+            text.contains("striped: 7 of the connections offered are unaccounted for"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn csv_of_nothing_measured_is_its_head() {
+        let csv = one_grid(&[], Format::Csv);
+        assert!(csv.starts_with("workload,table,l4,"), "{csv}");
+        assert_eq!(csv.lines().count(), 1);
     }
 }

@@ -70,6 +70,17 @@ impl Kind {
         }
     }
 
+    /// Time of one sample. All connections of `expire` go within it: a million in half a second would keep a whole
+    /// core busy.
+    #[must_use]
+    pub fn default_duration(self) -> Duration {
+        match self {
+            Kind::Expire => Duration::from_secs(5),
+            Kind::Stall => SUSPENSION,
+            _ => Duration::from_millis(500),
+        }
+    }
+
     /// Workers at least.
     #[must_use]
     pub fn workers_min(self) -> usize {
@@ -94,7 +105,7 @@ pub struct Plan {
     /// Protocols of the connections; clash workloads have their own.
     pub protocols: Vec<Protocol>,
     /// Time of one sample: the sum of its rounds' timed parts reaches it.
-    pub duration: Duration,
+    pub duration: Option<Duration>,
     /// Samples.
     pub repeat: usize,
     /// Seed of everything that is drawn.
@@ -134,9 +145,10 @@ impl Plan {
                                 batch,
                                 connections,
                                 protocol,
-                                duration: match kind {
-                                    Kind::Stall => SUSPENSION,
-                                    _ => self.duration,
+                                duration: match (kind, self.duration) {
+                                    (Kind::Stall, _) => SUSPENSION,
+                                    (_, Some(duration)) => duration,
+                                    (_, None) => kind.default_duration(),
                                 },
                                 repeat: self.repeat,
                                 seed: self.seed,
@@ -206,6 +218,15 @@ impl Case {
         match self.workload.kind {
             Kind::Stall => 1,
             _ => self.repeat,
+        }
+    }
+
+    /// The time after which a sample has had enough rounds. Where a round is as long as a sample: at once.
+    #[must_use]
+    pub fn enough(&self) -> Duration {
+        match self.workload.kind {
+            Kind::Stall | Kind::Expire => Duration::ZERO,
+            _ => self.duration,
         }
     }
 

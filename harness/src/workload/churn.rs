@@ -61,7 +61,7 @@ struct Churner<W> {
     /// How many it has made.
     made: usize,
     /// The oldest ones, whose places new ones have taken.
-    oldest: Vec<Place>,
+    oldest: Vec<EntryId>,
 }
 
 /// What a worker remembers of each place.
@@ -188,7 +188,8 @@ impl<W> Churner<W> {
             let first = self.made % connections;
             let places = first..(first + batch).min(connections);
             self.oldest.clear();
-            self.oldest.extend_from_slice(&self.ids[places.clone()]);
+            self.oldest
+                .extend(self.ids[places.clone()].iter().flatten());
             let ids = &mut self.ids[places.clone()];
             ids.fill(None);
             self.hand.connect(
@@ -198,11 +199,7 @@ impl<W> Churner<W> {
                 |_| LONG,
                 |number, id| ids[number] = Some(id),
             );
-            let there = self.oldest.iter().flatten().count() as u64;
-            missing += there
-                - self
-                    .hand
-                    .expire(table, self.oldest.iter().copied().flatten());
+            missing += self.oldest.len() as u64 - self.hand.expire(table, &self.oldest);
             self.made += places.len();
             done += places.len();
         }

@@ -47,7 +47,7 @@ pub const WORKLOAD: Workload = Workload {
 /// Entries that one pass of the expiry thread looks at, at most.
 pub const PASS_PLACES: usize = 1024;
 /// Connections that one pass removes, at most.
-pub const PASS_EXPIRED: usize = 256;
+pub const PASS_EXPIRED: usize = 64;
 
 /// Slots of a sample; the expiry thread works in every second one.
 const SLOTS: u32 = 16;
@@ -216,6 +216,20 @@ impl<T: FlowTable<KeyV4>> ExpireContender<T> {
         self.filler.take_tally(&self.table);
     }
 
+    /// Touches all memory, and finds the rate.
+    fn warm_up(&mut self, cores: &Cores, interrupted: &AtomicBool) -> Round {
+        self.fill();
+        self.half_capacity(cores, interrupted);
+        self.interval = Some(self.half_capacity(cores, interrupted));
+        for member in &mut self.crew {
+            if let Member::Inserter(inserter) = member {
+                inserter.hand.take_tally(&self.table);
+            }
+        }
+        anomaly::remove_all(&self.table, &mut self.checker);
+        Round::default()
+    }
+
     /// How long a batch takes when nothing else happens; half the capacity is one batch in twice that time.
     fn half_capacity(&mut self, cores: &Cores, interrupted: &AtomicBool) -> Duration {
         const BATCHES: u32 = 2000;
@@ -238,14 +252,8 @@ impl<T: FlowTable<KeyV4>> ExpireContender<T> {
 
 impl<T: FlowTable<KeyV4>> Contender for ExpireContender<T> {
     fn round(&mut self, cores: &Cores, interrupted: &AtomicBool) -> Round {
-        let interval = match self.interval {
-            Some(interval) => interval,
-            None => {
-                // Twice: the first time touches memory.
-                self.half_capacity(cores, interrupted);
-                let interval = self.half_capacity(cores, interrupted);
-                *self.interval.insert(interval)
-            }
+        let Some(interval) = self.interval else {
+            return self.warm_up(cores, interrupted);
         };
         self.fill();
         let (table, case, traffic) = (&self.table, &self.case, &*self.traffic);
@@ -333,7 +341,8 @@ impl<W> Inserter<W> {
     }
 
     fn take_out_previous<T: FlowTable<KeyV4, Worker = W>>(&mut self, table: &T) {
-        self.hand.expire(table, self.previous.drain(..));
+        self.hand.expire(table, &self.previous);
+        self.previous.clear();
     }
 
     fn work<T: FlowTable<KeyV4, Worker = W>>(
@@ -391,7 +400,8 @@ fn reap<T: FlowTable<KeyV4>>(
             }
             let before = thread_time();
             next = pass(table, next, table_time(now), &mut expired);
-            seen.expired += hand.expire(table, expired.drain(..));
+            seen.expired += hand.expire(table, &expired);
+            expired.clear();
             seen.passes += 1;
             seen.longest_pass = seen.longest_pass.max(thread_time() - before);
         }

@@ -164,11 +164,12 @@ impl<W> Hand<W> {
     pub(super) fn expire<T: FlowTable<KeyV4, Worker = W>>(
         &mut self,
         table: &T,
-        ids: impl IntoIterator<Item = EntryId>,
+        ids: &[EntryId],
     ) -> u64 {
         table.begin(&mut self.worker);
+        table.prepare_remove(&mut self.worker, ids);
         let mut removed = 0;
-        for id in ids {
+        for &id in ids {
             if table.remove(&mut self.worker, id) {
                 table.release(&mut self.worker, id);
                 removed += 1;

@@ -121,7 +121,9 @@ pub struct Measurement {
 pub const UNSURE_BELOW: f64 = 0.2;
 
 impl Measurement {
-    fn new(case: Case, table: &'static str) -> Measurement {
+    /// Nothing measured yet.
+    #[must_use]
+    pub fn new(case: Case, table: &'static str) -> Measurement {
         Measurement {
             case,
             table,
@@ -227,7 +229,7 @@ pub fn measure(
                 if stopped() {
                     break;
                 }
-                contest.sample(case.duration, &cores, interrupted);
+                contest.sample(case.enough(), &cores, interrupted);
                 for table in tables {
                     step(case.workload.name, table);
                 }

@@ -316,7 +316,8 @@ impl<W> Member<W> {
             self.hand
                 .connect(table, newcomers, NOW, |_| LONG, |_, id| made.push(id));
             let made = self.made.len() as u64;
-            self.hand.expire(table, self.made.drain(..));
+            self.hand.expire(table, &self.made);
+            self.made.clear();
             work.lookups += looked_up;
             work.operations += looked_up + 2 * made;
             let now = Instant::now();

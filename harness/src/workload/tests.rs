@@ -17,7 +17,7 @@ fn plan(workloads: &[Workload]) -> Plan {
         batches: vec![16],
         connections: vec![500],
         protocols: Vec::new(),
-        duration: Duration::from_nanos(1),
+        duration: Some(Duration::from_nanos(1)),
         repeat: 3,
         seed: 1,
         cores: 2,
@@ -109,7 +109,7 @@ fn all_connections_expire_within_the_time_while_new_ones_come() {
     let plan = Plan {
         repeat: 1,
         workers: vec![1],
-        duration: Duration::from_millis(160),
+        duration: Some(Duration::from_millis(160)),
         ..plan(&[expire::WORKLOAD])
     };
     for measurement in measured(&plan) {

@@ -48,7 +48,14 @@ impl Cores {
     #[must_use]
     pub fn describe(&self, workers: usize, pinned: bool) -> String {
         let cores = self.count();
-        if !pinned {
+        if workers == 1 {
+            let pinned = if pinned {
+                "pinned to a core"
+            } else {
+                "not pinned"
+            };
+            format!("1 worker, {pinned}, with nobody to race with: nothing can clash")
+        } else if !pinned {
             format!(
                 "{workers} workers, not pinned: this system does not let a thread choose its core, so figures vary more"
             )
@@ -239,6 +246,16 @@ mod tests {
         });
         let cause = caught.unwrap_err();
         assert_eq!(cause.downcast_ref::<&str>(), Some(&"the cause"));
+    }
+
+    #[test]
+    fn one_worker_is_told_that_it_races_nobody() {
+        let cores = Cores { ids: Vec::new() };
+        for pinned in [true, false] {
+            let said = cores.describe(1, pinned);
+            assert!(said.starts_with("1 worker, "), "{said}");
+            assert!(said.contains("nobody to race with"), "{said}");
+        }
     }
 
     #[test]

@@ -49,6 +49,29 @@ fn case_70_an_icmp_error_comes_back_as_if_the_client_had_never_been_translated()
 }
 
 #[test]
+fn an_icmp_error_is_translated_whatever_length_the_quoted_header_claims() {
+    for length in [0u16, 10, 24, 9000] {
+        let engine = engine(snat(Some((40_000, 40_000))));
+        let mut lab = Lab::new(&engine);
+        let t = client(UDP, 1);
+        let sent = lab.forward(&t);
+        let mut about = sent.bytes.clone();
+        about[2..4].copy_from_slice(&length.to_be_bytes());
+        let mut error = unreachable([9, 9, 9, 9], GATEWAY, &about);
+        let verdict = lab.both_hooks(
+            &mut error,
+            sent.id,
+            CtInfo::RelatedReply,
+            HookPoint::PreRouting,
+        );
+        assert_eq!(verdict, Verdict::Accept, "{length}");
+        assert!(sums_are_right(&error), "{length}");
+        assert_eq!(error[28 + 12..28 + 16], t.src.octets()[..4], "{length}");
+        assert_eq!(error[28 + 20..28 + 22], t.src_key.to_be_bytes(), "{length}");
+    }
+}
+
+#[test]
 fn an_icmp_error_with_a_wrong_sum_and_a_redirect_across_nat_are_dropped() {
     let engine = engine(snat(Some((40_000, 40_000))));
     let mut lab = Lab::new(&engine);

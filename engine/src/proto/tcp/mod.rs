@@ -102,13 +102,14 @@ pub fn track<K: FlowKey>(cx: &Tracked<'_, K>) -> Outcome {
     if cx.verifies_checksum() && !cx.transport_checksum_holds(Protocol::TCP, usize::MAX) {
         return Outcome::INVALID;
     }
+    let mut cell = cx.tracker.lock();
+    // Read under the lock: of two segments on two workers one makes the connection ASSURED.
     let arrival = Arrival {
         segment,
         direction: cx.direction(),
         status: cx.entry.status(),
         sysctls: cx.sysctls,
     };
-    let mut cell = cx.tracker.lock();
     let mut memory = if arrival.status.contains(Status::CONFIRMED) {
         TcpState::from_words(cell.load())
     } else if let Some(memory) = begin(&arrival) {
@@ -358,7 +359,7 @@ fn cut_short<K: FlowKey>(cx: &Tracked<'_, K>, arrival: &Arrival<'_>, memory: &mu
     let remaining = cx.entry.remaining(cx.now);
     let unacknowledged = cx.sysctls.tcp.unacknowledged;
     if remaining >= CUT_REMAINING_MIN && remaining > unacknowledged {
-        cx.entry.set_deadline(cx.now + unacknowledged);
+        cx.entry.set_deadline(cx.now.saturating_add(unacknowledged));
     }
 }
 

@@ -103,6 +103,7 @@ impl<G: Geometry> Index<G> {
             for slot in &head.slots[..G::HEAD_SLOTS] {
                 slot.store(Slot::EMPTY.0, Ordering::Relaxed);
             }
+            // Relaxed: as above.
             ext.store(Link::FRESH.0, Ordering::Relaxed);
         }
         index

@@ -301,11 +301,9 @@ impl<'i, G: Geometry> Chain<'i, G> {
             *proposal = Some(Proposal { word, depth, value });
         }
         let longer = h.next(h.valid(), h.overflow() + 1);
-        // AcqRel, P3; failure: looked at again.
-        let linked =
-            self.head()
-                .word
-                .compare_exchange(h.0, longer.0, Ordering::AcqRel, Ordering::Acquire);
+        let head = &self.head().word;
+        // AcqRel, P3; failure acquire: looked at again.
+        let linked = head.compare_exchange(h.0, longer.0, Ordering::AcqRel, Ordering::Acquire);
         if linked.is_ok() {
             worker.counters.linked += 1;
             // Linking somebody else's bucket says nothing about one of ours elsewhere.

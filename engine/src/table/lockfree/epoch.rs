@@ -101,6 +101,7 @@ impl Epochs {
 
     /// Leaves a seat, unpinned.
     pub(super) fn leave(&self, seat: Seat) {
+        // Relaxed: the seat is ours.
         debug_assert_eq!(self.seats[seat.0].load(Ordering::Relaxed), UNPINNED);
         // Release: to the next owner of the seat.
         self.taken[seat.0].store(0, Ordering::Release);

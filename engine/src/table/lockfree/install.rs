@@ -261,6 +261,7 @@ impl<K: FlowKey, G: Geometry> LockfreeTable<K, G> {
                     return false;
                 }
                 let word = self.slab.at(slot.index()).state_word();
+                // Acquire, P1.
                 !self.is_alive(slot, State(word.load(Ordering::Acquire)))
             })
             .fold(0, |mask, position| mask | 1 << position)

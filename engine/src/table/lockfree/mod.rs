@@ -24,7 +24,7 @@
 //! state           | aux 32 | generation 29 | life 3 |
 //! ```
 //! All valid bits of a chain are in its one header, so one CAS commits a slot anywhere in the
-//! chain: that bounds it to 28. The words' legal values are in [`word`].
+//! chain: that bounds it to 28. The words' legal values are in `word`.
 //!
 //! Size: two slots for each of `capacity` connections (NAT) fill [`FILL_PERCENT`] of the head
 //! slots. At that fill about 4 % of slots live in overflow, and a lookup hit is one bucket line and
@@ -93,7 +93,7 @@
 //! an expired connection that it finds. Confirm, remove, early
 //! drop: lock-free; a retry means that somebody else changed the header of that chain,
 //! which each operation does a bounded number of times. Allocate, release: lock-free
-//! ([`pool`], [`epoch`]). A thread that stops while pinned holds up the reuse of entries: others
+//! (`pool`, `epoch`). A thread that stops while pinned holds up the reuse of entries: others
 //! go on until the slack is used, and are then refused and counted
 //! ([`LockfreeCounters::recycle_stalled`]). Its tentative words keep their slots occupied.
 //!
@@ -101,7 +101,7 @@
 //! Who may hold a reference to an entry or an overflow bucket: a pinned worker. Workers are
 //! pinned in a batch ([`FlowTable::begin`]), in any other call, and while they hold a hit.
 //! Retired entries and buckets wait in the worker's limbo until nobody is pinned who could
-//! have met them ([`epoch`]). Reference counts are not used.
+//! have met them (`epoch`). Reference counts are not used.
 //! Generations make what outlives that harmless: 19 bits in slots, 29 in ids. Within one pin no
 //! index is reused twice, so a chain's header changes at most 24 · 2^26 < 2^32 times: its version does not wrap while anybody looks.
 //!
@@ -283,6 +283,7 @@ impl<K: FlowKey, G: Geometry> LockfreeTable<K, G> {
                     return None;
                 }
                 let word = self.slab.at(slot.index()).state_word();
+                // Acquire, P1.
                 let state = State(word.load(Ordering::Acquire));
                 (state.is_confirmed() && slot.is_of(state)).then_some(EntryId {
                     index: slot.index(),
@@ -373,6 +374,12 @@ impl<K: FlowKey, G: Geometry> FlowTable<K> for LockfreeTable<K, G> {
         let confirmed = self.confirm_pinned(worker, id, now, random, policy);
         self.end_call(worker);
         confirmed
+    }
+
+    fn prepare_remove(&self, worker: &mut LockfreeWorker, ids: &[EntryId]) {
+        self.begin_call(worker);
+        self.prefetch_removes(ids);
+        self.end_call(worker);
     }
 
     fn remove(&self, worker: &mut LockfreeWorker, id: EntryId) -> bool {

@@ -49,6 +49,7 @@ impl OverflowPool {
                 word => assert_eq!(word, Slot::EMPTY, "a free overflow bucket is empty"),
             }
         }
+        // Relaxed: a free bucket is its taker's alone.
         bucket.word.store(Link::FRESH.0, Ordering::Relaxed);
         Some(number)
     }
@@ -64,6 +65,7 @@ impl OverflowPool {
         // Relaxed: the epoch ordered all that was done to it.
         let left_behind = Link(self.bucket(number).word.load(Ordering::Relaxed)).bucket();
         if let Some(next) = left_behind {
+            // Relaxed: as above.
             self.bucket(number)
                 .word
                 .store(Link::FRESH.0, Ordering::Relaxed);

@@ -109,13 +109,13 @@ impl Stack {
             let below = head as u32;
             let depth = match below.checked_sub(1) {
                 None => 0,
+                // Relaxed: an estimate.
                 Some(top) => chunks[top as usize].depth.load(Ordering::Relaxed),
             };
-            // Relaxed: published by the CAS.
-            chunks[chunk as usize].next.store(below, Ordering::Relaxed);
-            chunks[chunk as usize]
-                .depth
-                .store(depth + 1, Ordering::Relaxed);
+            let ours = &chunks[chunk as usize];
+            // Relaxed, both: published by the CAS.
+            ours.next.store(below, Ordering::Relaxed);
+            ours.depth.store(depth + 1, Ordering::Relaxed);
             // Release, P1: the chunk's contents. AcqRel keeps earlier releases going. Failure relaxed: only compared.
             match self.head.compare_exchange(
                 head,
@@ -275,6 +275,7 @@ impl Pool {
             if count == 0 {
                 return false;
             }
+            // Relaxed: the numbers of a fresh range have no contents yet.
             match self.fresh.compare_exchange(
                 first,
                 first + count,
@@ -327,6 +328,7 @@ impl Pool {
     #[cfg(test)]
     pub(super) fn at_rest(&self) -> Vec<u32> {
         let mut numbers: Vec<u32> =
+            // Acquire, all: at rest, after everybody.
             (self.fresh.load(Ordering::Acquire) as u32..self.capacity).collect();
         for stack in &self.full {
             let mut at = stack.head.load(Ordering::Acquire) as u32;
@@ -334,6 +336,7 @@ impl Pool {
                 let contents = &self.chunks[chunk as usize];
                 let count = contents.count.load() as usize;
                 numbers.extend(contents.numbers[..count].iter().map(BodyHalf::load));
+                // Relaxed: behind the acquire of the head.
                 at = contents.next.load(Ordering::Relaxed);
             }
         }
@@ -394,15 +397,18 @@ mod tests {
                             if (step * 7 + seed) % 11 < 6
                                 && let Some(number) = pool.take(&mut cache)
                             {
+                                // Relaxed: the read-modify-write alone tells two holders.
                                 let before = held[number as usize].fetch_add(1, Ordering::Relaxed);
                                 assert_eq!(before, 0, "{number} is held twice");
                                 mine.push(number);
                             } else if let Some(number) = mine.pop() {
+                                // Relaxed: as above.
                                 held[number as usize].fetch_sub(1, Ordering::Relaxed);
                                 pool.give(&mut cache, number);
                             }
                         }
                         for number in mine {
+                            // Relaxed: as above.
                             held[number as usize].fetch_sub(1, Ordering::Relaxed);
                             pool.give(&mut cache, number);
                         }

@@ -43,6 +43,7 @@ impl<K: FlowKey, G: Geometry> LockfreeTable<K, G> {
     }
 
     fn state(&self, index: u32) -> State {
+        // Acquire: at rest, after everybody.
         State(self.slab.at(index).state_word().load(Ordering::Acquire))
     }
 
@@ -65,6 +66,7 @@ impl<K: FlowKey, G: Geometry> LockfreeTable<K, G> {
         count(owners, "linked", chain.overflow_numbers(&links));
         for position in 0..links.positions::<G>() {
             let home = chain.home(&links, position).unwrap();
+            // Acquire: at rest.
             let slot = Slot(chain.slot(home).load(Ordering::Acquire));
             if !h.is_official(position) {
                 assert_eq!(slot, Slot::EMPTY, "{h:?}: word left at position {position}");
@@ -106,12 +108,14 @@ impl<K: FlowKey, G: Geometry> LockfreeTable<K, G> {
         for &number in &waiting {
             let bucket = self.index.overflow.bucket(number);
             for word in &bucket.slots[..G::OVERFLOW_SLOTS] {
+                // Acquire: at rest.
                 let slot = Slot(word.load(Ordering::Acquire));
                 assert_eq!(slot, Slot::EMPTY, "word left in retired bucket {number}");
             }
             // A late publisher's, which comes home with it.
             count(
                 &mut owners,
+                // Acquire: at rest.
                 "behind",
                 Link(bucket.word.load(Ordering::Acquire)).bucket(),
             );

@@ -208,6 +208,7 @@ impl LockfreeWorker {
             if some == 0 {
                 return false;
             }
+            // Relaxed: permits are a number; the entries they stand for are ordered by the pool.
             match self.shared.quota.compare_exchange(
                 left,
                 left - some,

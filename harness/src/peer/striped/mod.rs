@@ -396,7 +396,7 @@ impl<K: FlowKey> StripedTable<K> {
                 Err(refusal) => return Outcome::Refused(refusal),
             }
         }
-        entry.set_deadline(now + entry.deadline());
+        entry.set_deadline(now.saturating_add(entry.deadline()));
         self.publish(
             id,
             &[
