@@ -74,6 +74,8 @@ pub enum Format {
 /// its `pub mod` in `command/mod.rs`.
 #[derive(Subcommand, Debug, Clone)]
 pub enum Command {
+    /// Measure what a cache line costs here, by prefetch hint and lines under way
+    Calibrate(command::calibrate::CalibrateArgs),
     /// Print a completion script for a shell
     Completions(command::completions::CompletionsArgs),
     /// Print the hooks a packet passes, with their priorities
@@ -84,7 +86,7 @@ pub enum Command {
     Man(command::man::ManArgs),
     /// Feed a capture through the tracker and print the connections it ends with
     Replay(command::replay::ReplayArgs),
-    /// Race workloads on tables, and print what became of the losers and at what rate
+    /// Measure workloads on tables: rates, what became of the losers of races, the machine's limit
     Run(command::run::RunArgs),
     /// Predict which connections will time out: virtual time, the real engine
     Simulate(command::simulate::SimulateArgs),
@@ -93,6 +95,7 @@ pub enum Command {
 impl Command {
     fn run(&self, globals: &Globals) -> Result<ExitCode, Error> {
         match self {
+            Command::Calibrate(args) => command::calibrate::run(args, globals),
             Command::Completions(args) => command::completions::run(args, globals),
             Command::Hooks(args) => command::hooks::run(args, globals),
             Command::List(args) => command::list::run(args, globals),

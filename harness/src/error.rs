@@ -58,6 +58,10 @@ pub enum Error {
     #[error(transparent)]
     Rule(#[from] crate::rules::RuleError),
 
+    /// A table gives other answers than the reference: a fault of that table.
+    #[error("{0}; leave it out with --table, and tell whoever wrote it")]
+    Answers(#[from] crate::workload::answers::OtherAnswer),
+
     /// This machine cannot do it.
     #[error("{problem}; {remedy}")]
     Environment {

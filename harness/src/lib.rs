@@ -7,12 +7,15 @@
 
 #![forbid(unsafe_code)]
 
+pub mod calibrate;
 pub mod capture;
 pub mod cli;
 pub mod command;
 pub mod error;
 pub mod interrupt;
+pub mod limit;
 pub mod load;
+pub mod memory;
 pub mod peer;
 pub mod replay;
 pub mod report;

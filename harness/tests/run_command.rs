@@ -82,6 +82,145 @@ fn what_run_prints_fits_the_schema_and_adds_up() {
 }
 
 #[test]
+fn the_measured_workloads_fit_the_schema_and_have_the_limit_beside_them() {
+    let workloads = ["lookup-hit", "lookup-miss", "connect", "churn"];
+    let words = ["--workers", "1,2", "--l4", "tcp,udp", "--prefetch", "t1"];
+    let value = short_run(&[&workloads[..], &words, &["--table", "lockfree,dashmap"]].concat());
+    assert_fits_the_schema(&value);
+    assert_eq!(value["machine"]["prefetch"], "t1");
+    let results = value["results"].as_array().unwrap();
+    assert_eq!(
+        results.len(),
+        4 * 2 * 2 * 2,
+        "workloads x protocols x workers x tables"
+    );
+    for result in results {
+        let ratio = result["limit_ratio"].as_f64().unwrap();
+        let ns = result["ns_per_op"]["median"].as_f64().unwrap();
+        let limit = result["limit_ns"].as_f64().unwrap();
+        assert!(
+            (ratio - limit / ns).abs() < 1e-9 * ratio.max(1.0),
+            "{result}"
+        );
+        let anomalies = result["anomalies"].as_object().unwrap();
+        assert!(anomalies.values().all(|count| count == 0), "{result}");
+        let lookup = result["workload"].as_str().unwrap().starts_with("lookup");
+        assert_eq!(result["accounting"].is_null(), lookup, "{result}");
+        // A table this small may refuse connections while entries wait to be recycled; those are not offered.
+        if let Some(accounting) = result["accounting"].as_object() {
+            assert_eq!(accounting["offered"], accounting["confirmed"], "{result}");
+        }
+        let batch = if lookup { 64 } else { 32 };
+        assert_eq!(result["batch"], batch);
+        assert!(result["clash"].is_null() && result["latency_ns"].is_null());
+    }
+}
+
+#[test]
+fn expire_fits_the_schema_and_its_removals_are_in_counters_of_their_own() {
+    let words = ["expire", "--workers", "1", "--table", "lockfree,striped"];
+    let sizes = [
+        "--connections",
+        "2k",
+        "--duration",
+        "100ms",
+        "--repeat",
+        "1",
+    ];
+    let value = json(&[&["run"], &words[..], &sizes, &["--json"]].concat());
+    assert_fits_the_schema(&value);
+    for result in value["results"].as_array().unwrap() {
+        assert!(
+            result["maintenance"]["expired"].as_u64().unwrap() > 0,
+            "{result}"
+        );
+        assert!(
+            result["expiry"]["core_share"].as_f64().unwrap() > 0.0,
+            "{result}"
+        );
+        assert!(
+            result["latency_ns"]["p50"].as_u64().unwrap() > 0,
+            "{result}"
+        );
+        assert_eq!(result["per_cpu"].as_array().unwrap().len(), 1);
+    }
+}
+
+/// Takes two seconds a table: that long is the worker suspended.
+#[test]
+fn a_stall_hangs_striped_and_not_lockfree_and_both_exit_with_0() {
+    let words = [
+        "run",
+        "stall",
+        "--table",
+        "lockfree,striped",
+        "--connections",
+        "5k",
+        "--json",
+    ];
+    let value = json(&words);
+    assert_fits_the_schema(&value);
+    let [lockfree, striped] = value["results"].as_array().unwrap().as_slice() else {
+        panic!("a result a table: {value}");
+    };
+    assert_eq!(lockfree["stall"]["hung"], false, "{lockfree}");
+    assert!(lockfree["stall"]["others_ops"].as_u64().unwrap() > 0);
+    assert_eq!(striped["stall"]["hung"], true, "{striped}");
+    for result in [lockfree, striped] {
+        assert_eq!(
+            result["stall"]["suspended_s"].as_f64().unwrap().floor(),
+            2.0
+        );
+    }
+}
+
+#[test]
+fn churn_tells_how_many_bytes_a_connection_is() {
+    let words = [
+        "churn",
+        "--table",
+        "lockfree",
+        "--l4",
+        "tcp,udp",
+        "--workers",
+        "1",
+    ];
+    let sizes = [
+        "--connections",
+        "100k",
+        "--duration",
+        "1us",
+        "--repeat",
+        "1",
+    ];
+    let value = json(&[&["run"], &words[..], &sizes, &["--json"]].concat());
+    assert_fits_the_schema(&value);
+    let bytes = |at: usize| {
+        value["results"][at]["bytes_per_connection"]
+            .as_f64()
+            .unwrap()
+    };
+    // A TCP connection has a tracker's line more than one of UDP.
+    assert!(bytes(0) > bytes(1) + 32.0, "{} and {}", bytes(0), bytes(1));
+    assert!(bytes(1) > 64.0, "{}", bytes(1));
+}
+
+#[test]
+fn calibrate_fits_the_schema_and_names_the_best_hint() {
+    let value = json(&["calibrate", "--lines", "10k", "--json"]);
+    assert_fits_the_schema(&value);
+    let best = &value["best"]["read"];
+    let costs = value["results"].as_array().unwrap();
+    let reads = costs.iter().filter(|cost| cost["access"] == "read");
+    let smallest = reads.map(|cost| cost["ns_per_line"].as_f64().unwrap());
+    assert_eq!(
+        best["ns_per_line"].as_f64().unwrap(),
+        smallest.fold(f64::MAX, f64::min)
+    );
+    assert_eq!(value["machine"]["prefetch"], best["hint"]);
+}
+
+#[test]
 fn a_result_without_its_accounting_does_not_fit_the_schema() {
     let mut value = short_run(&["clash", "--table", "mutex"]);
     let result = value["results"][0].as_object_mut().unwrap();
@@ -141,6 +280,23 @@ fn bad_use_exits_with_2_and_says_how_to_mend_it() {
             &["run", "elephants"],
             "there is no workload `elephants`; write one of clash,",
         ),
+        (
+            &["run", "stall", "--workers", "1"],
+            "stall with 1 worker: nobody is left to look at while it is suspended; write 2 or more",
+        ),
+        (
+            &["run", "connect", "--l4", "icmp"],
+            "there is no protocol here `icmp`; write one of tcp, udp",
+        ),
+        (
+            &["run", "connect", "--isa", "avx512"],
+            "--isa: no table of this build scans with avx512; write scalar or auto",
+        ),
+        (
+            &["run", "connect", "--prefetch", "t3"],
+            "there is no prefetch hint `t3`; write one of t0, t1, nta, w, none, auto",
+        ),
+        (&["calibrate", "--lines", "0"], "--lines: 0 is out of range"),
         (&["run", "clash", "--connections", "1T"], "`1T` is no size"),
         (&["run", "clash", "--duration", "1"], "`1` is no time"),
         (

@@ -23,6 +23,7 @@ pub mod hash;
 pub mod key;
 pub mod lockfree;
 pub mod mutex;
+pub mod prefetch;
 pub mod slab;
 pub mod storage;
 
@@ -192,6 +193,8 @@ pub struct TableConfig {
     pub hash_key: hash::HashKey,
     /// Keep traffic counters.
     pub acct: bool,
+    /// How a table that asks for memory ahead of its use does so.
+    pub prefetch: prefetch::Hint,
 }
 
 impl TableConfig {
@@ -203,6 +206,7 @@ impl TableConfig {
             buckets: capacity,
             hash_key,
             acct: false,
+            prefetch: prefetch::Hint::default(),
         }
     }
 }
@@ -267,6 +271,10 @@ pub trait FlowTable<K: FlowKey>: Send + Sync {
     /// Says that these entries, whose keys are set, will be confirmed soon: a table may ask
     /// for the memory that it will need. Never needed, and changes nothing.
     fn prepare_confirm(&self, _worker: &mut Self::Worker, _ids: &[EntryId]) {}
+
+    /// Says that these connections will be removed soon: a table may ask for the memory that
+    /// it will need. Never needed, and changes nothing.
+    fn prepare_remove(&self, _worker: &mut Self::Worker, _ids: &[EntryId]) {}
 
     /// Puts a Pending entry into the table by both keys, or asks `policy` about the clash.
     ///

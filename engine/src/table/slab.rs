@@ -176,7 +176,7 @@ impl<K: FlowKey> Entry<K> {
     }
 
     /// Sets all bits to these. Only for the owner of an unconfirmed entry: a plain store.
-    pub(super) fn put_status(&self, status: Status) {
+    pub fn put_status(&self, status: Status) {
         // Relaxed: see `status`.
         self.status.store(status.bits(), Ordering::Relaxed);
     }

@@ -11,6 +11,7 @@ use crate::error::Error;
 use crate::peer::TABLES;
 use crate::report::envelope::{Envelope, Nothing};
 use crate::report::grid::{Align, Grid};
+use crate::workload::{WORKLOADS, Workload};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -27,20 +28,18 @@ pub struct WorkloadInfo {
 }
 
 /// The workloads.
-pub const WORKLOADS: &[WorkloadInfo] = &[
-    WorkloadInfo {
-        name: "clash",
-        question: "Two workers confirm one UDP flow at the same time: what does merging them cost?",
-    },
-    WorkloadInfo {
-        name: "clash-nat",
-        question: "The same behind random SNAT: how many losers live on by their reply key alone?",
-    },
-    WorkloadInfo {
-        name: "clash-tcp",
-        question: "The same for TCP, which does not merge: how many first packets are dropped?",
-    },
-];
+fn workloads() -> Vec<WorkloadInfo> {
+    let info = |workload: &Workload| WorkloadInfo {
+        name: workload.name,
+        question: workload.question,
+    };
+    WORKLOADS.iter().map(info).collect()
+}
+
+/// The tables.
+fn tables() -> Vec<&'static str> {
+    TABLES.iter().map(|table| table.name).collect()
+}
 
 /// The scenarios that `simulate` knows by name.
 pub const SCENARIOS: &[&str] = &[];
@@ -53,14 +52,9 @@ pub struct ListArgs {}
 /// What stands beside the envelope's keys.
 #[derive(Serialize, Debug)]
 struct Beside {
-    workloads: &'static [WorkloadInfo],
+    workloads: Vec<WorkloadInfo>,
     tables: Vec<&'static str>,
     scenarios: &'static [&'static str],
-}
-
-/// Names of the tables.
-fn tables() -> Vec<&'static str> {
-    TABLES.iter().map(|table| table.name).collect()
 }
 
 /// Prints the lists.
@@ -70,7 +64,7 @@ fn tables() -> Vec<&'static str> {
 pub fn run(_args: &ListArgs, globals: &Globals) -> Result<ExitCode, Error> {
     if globals.json {
         let beside = Beside {
-            workloads: WORKLOADS,
+            workloads: workloads(),
             tables: tables(),
             scenarios: SCENARIOS,
         };

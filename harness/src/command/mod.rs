@@ -5,6 +5,7 @@
 //! `write!` and [`Error::Output`], so that a closed pipe ends the command quietly (`println!`
 //! would panic there); progress and notes go to stderr.
 
+pub mod calibrate;
 pub mod completions;
 pub mod hooks;
 pub mod list;

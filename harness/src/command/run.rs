@@ -1,5 +1,7 @@
-//! `clashtrack run`: races workloads on tables and prints what it measured; without a
+//! `clashtrack run`: measures workloads on tables and prints what it saw; without a
 //! subcommand, the main job: the three clash workloads on four tables, in about ten seconds.
+
+mod memory;
 
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
@@ -8,26 +10,43 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
+use clashtrack_engine::table::prefetch::Hint;
+use clashtrack_engine::tuple::Protocol;
+
 use super::{Globals, values};
+use crate::calibrate::{self, Access};
 use crate::cli::Format;
 use crate::error::{EXIT_INTERRUPTED, EXIT_NO, Error};
 use crate::interrupt;
 use crate::peer::{DEFAULT_TABLES, TABLES};
 use crate::report::envelope::{Envelope, Nothing};
 use crate::report::json::RunResult;
-use crate::report::machine::Machine;
+use crate::report::machine::{Machine, Tuning};
 use crate::report::table;
 use crate::workload::flows::FLOWS_MAX;
+use crate::workload::measure::TOGETHER_MAX;
 use crate::workload::worker::Cores;
-use crate::workload::{self, Measured, Plan, WORKLOADS};
+use crate::workload::{self, Case, Kind, MAIN_JOB, Measured, Plan, WORKLOADS, answers};
 
 const AFTER_HELP: &str = "\
-Every flow is offered by all workers at once; one wins, the others clash. Sizes are written
-as 64k or 1M, times as 500ms or 10s; lists with commas; 1k..16M doubles from 1k to 16M.
+Sizes are written as 64k or 1M, times as 500ms or 10s; lists with commas; 1k..16M doubles from 1k to 16M.
+Tables take turns within every sample, and the machine's own limit takes its turn with them.
+
+Defaults:
+  workload                 batch  connections  workers        a sample
+  clash, clash-nat, -tcp      32  64k a round  all cores, >1  500ms
+  lookup-hit, lookup-miss     64  1M           all cores      500ms
+  connect, churn              32  1M           all cores      500ms
+  expire                      32  1M           all but one    5s: all expire within it
+  stall                       32  1M           all cores, >1  2s, once
+Above 4M connections only lockfree is run, unless --table says otherwise; tables then do not share the memory.
 
 Examples:
   clashtrack run clash --table striped,dashmap
-  clashtrack run clash clash-tcp --workers 2,4 --batch 1,32 --format csv
+  clashtrack run lookup-hit connect --workers 1,2 --table lockfree,dashmap
+  clashtrack run lookup-hit --batch 1,64 --connections 1k..1M
+  clashtrack run churn --l4 tcp,udp --workers 1
+  clashtrack run expire --connections 4M --duration 120s --repeat 1
   clashtrack run clash-nat --connections 1k..64k --seed 7 --json";
 
 /// The seed of a run whose user gave none.
@@ -41,6 +60,8 @@ const BATCH_MAX: usize = 4096;
 const REPEAT_MAX: usize = 10_000;
 /// Memory of an entry, its tracker and its part of the largest index, with some to spare.
 const ENTRY_BYTES: usize = 320;
+/// Memory of a connection's keys, of those of its successor, and of both in the order in which they are asked for.
+const TRAFFIC_BYTES: usize = 160;
 
 /// What `run` takes.
 #[derive(clap::Args, Debug, Clone)]
@@ -52,64 +73,89 @@ pub struct RunArgs {
     /// Tables to run them on [default: lockfree,striped,mutex,dashmap]
     #[arg(long = "table", value_name = "TABLE", value_delimiter = ',')]
     pub tables: Vec<String>,
-    /// Workers, one pinned to each core [default: all cores, two at least]
+    /// Workers, one pinned to each core [default: by workload, see below]
     #[arg(long, value_name = "N", value_delimiter = ',')]
     pub workers: Vec<String>,
-    /// Flows of a round
-    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "64k")]
+    /// Connections of the table, or flows of a round [default: by workload]
+    #[arg(long, value_name = "N", value_delimiter = ',')]
     pub connections: Vec<String>,
-    /// Flows that a worker looks up before it confirms any of them
-    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "32")]
+    /// Keys looked up, or connections confirmed, together [default: by workload]
+    #[arg(long, value_name = "N", value_delimiter = ',')]
     pub batch: Vec<String>,
-    /// Time of one sample
-    #[arg(long, value_name = "TIME", default_value = "500ms")]
-    pub duration: String,
+    /// Protocols of the connections; clash workloads have their own [default: tcp]
+    #[arg(long, value_name = "L4", value_delimiter = ',')]
+    pub l4: Vec<String>,
+    /// Time of one sample [default: by workload]
+    #[arg(long, value_name = "TIME")]
+    pub duration: Option<String>,
     /// Samples of each workload on each table
     #[arg(long, value_name = "N", default_value = "5")]
     pub repeat: String,
+    /// Instruction set of the table's scans: scalar or auto
+    #[arg(long, value_name = "ISA", default_value = "auto")]
+    pub isa: String,
+    /// How tables ask for memory ahead: t0, t1, nta, w, none; auto measures which is best here
+    #[arg(long, value_name = "HINT", default_value = "auto")]
+    pub prefetch: String,
+    /// For `churn` alone, in a process of its own: print the growth of memory a connection
+    #[arg(long, hide = true)]
+    pub memory_only: bool,
 }
 
 impl RunArgs {
     /// What the command does without arguments.
     fn main_job() -> RunArgs {
         RunArgs {
-            workloads: WORKLOADS.iter().map(|w| w.name.to_owned()).collect(),
+            workloads: MAIN_JOB.iter().map(|w| w.name.to_owned()).collect(),
             tables: Vec::new(),
             workers: Vec::new(),
-            connections: vec!["64k".to_owned()],
-            batch: vec!["32".to_owned()],
-            duration: MAIN_JOB_DURATION.to_owned(),
+            connections: Vec::new(),
+            batch: Vec::new(),
+            l4: Vec::new(),
+            duration: Some(MAIN_JOB_DURATION.to_owned()),
             repeat: "5".to_owned(),
+            isa: "auto".to_owned(),
+            prefetch: "auto".to_owned(),
+            memory_only: false,
         }
     }
 
-    /// The resolved plan.
+    /// The resolved plan. Measures for some milliseconds where `--prefetch` is `auto`.
     ///
     /// # Errors
     /// [`Error::Argument`] for whatever cannot be honoured.
     fn plan(&self, globals: &Globals, cores: &Cores) -> Result<Plan, Error> {
         let workloads = self.workloads.iter().map(|name| {
-            workload::by_name(name).ok_or_else(|| Error::Argument {
-                flag: "WORKLOAD",
-                problem: format!("there is no workload `{name}`"),
-                remedy: format!(
-                    "write one of {}",
-                    names(WORKLOADS.iter().map(|workload| workload.name))
-                ),
+            workload::by_name(name).ok_or_else(|| {
+                unknown(
+                    "WORKLOAD",
+                    "workload",
+                    name,
+                    WORKLOADS.iter().map(|w| w.name),
+                )
             })
         });
         let tables = self.tables.iter().map(|name| {
             let table = TABLES.iter().find(|table| table.name == name);
-            table
-                .map(|table| table.name)
-                .ok_or_else(|| Error::Argument {
-                    flag: "--table",
-                    problem: format!("there is no table `{name}`"),
-                    remedy: format!(
-                        "write one of {}",
-                        names(TABLES.iter().map(|table| table.name))
-                    ),
-                })
+            table.map(|table| table.name).ok_or_else(|| {
+                unknown(
+                    "--table",
+                    "table",
+                    name,
+                    TABLES.iter().map(|table| table.name),
+                )
+            })
+        });
+        let protocols = self.l4.iter().map(|name| {
+            let protocol = PROTOCOLS.iter().find(|protocol| protocol.name() == name);
+            protocol.copied().ok_or_else(|| {
+                unknown(
+                    "--l4",
+                    "protocol here",
+                    name,
+                    PROTOCOLS.iter().map(|l4| l4.name()),
+                )
+            })
         });
         let mut plan = Plan {
             workloads: workloads.collect::<Result<_, _>>()?,
@@ -117,19 +163,99 @@ impl RunArgs {
             workers: bounded("--workers", &self.workers, WORKERS_MAX)?,
             batches: bounded("--batch", &self.batch, BATCH_MAX)?,
             connections: bounded("--connections", &self.connections, FLOWS_MAX)?,
-            duration: values::duration("--duration", &self.duration)?,
+            protocols: protocols.collect::<Result<_, _>>()?,
+            duration: match &self.duration {
+                Some(word) => Some(values::duration("--duration", word)?),
+                None => None,
+            },
             repeat: bounded("--repeat", std::slice::from_ref(&self.repeat), REPEAT_MAX)?[0],
             seed: globals.seed.unwrap_or(DEFAULT_SEED),
+            cores: cores.count(),
+            prefetch: Hint::default(),
         };
+        check_isa(&self.isa)?;
+        check_workers(&plan)?;
         if plan.tables.is_empty() {
-            plan.tables = DEFAULT_TABLES.to_vec();
-        }
-        if plan.workers.is_empty() {
-            plan.workers = vec![cores.count().max(2)];
+            let large = plan
+                .cases()
+                .iter()
+                .any(|case| case.connections > TOGETHER_MAX);
+            plan.tables = if large {
+                vec![LARGE]
+            } else {
+                DEFAULT_TABLES.to_vec()
+            };
         }
         check_memory(&plan)?;
+        plan.prefetch = self.hint(plan.seed)?;
         Ok(plan)
     }
+
+    fn hint(&self, seed: u64) -> Result<Hint, Error> {
+        if self.prefetch == "auto" {
+            let costs = calibrate::measure(calibrate::LINES, seed);
+            let best = calibrate::best(&costs, Access::Read);
+            return Ok(best.map_or(Hint::default(), |cost| cost.hint));
+        }
+        let hint = Hint::ALL
+            .into_iter()
+            .find(|hint| hint.name() == self.prefetch);
+        let names = Hint::ALL.into_iter().map(Hint::name).chain(["auto"]);
+        hint.ok_or_else(|| unknown("--prefetch", "prefetch hint", &self.prefetch, names))
+    }
+}
+
+/// The table that is run where all of them would not fit.
+const LARGE: &str = "lockfree";
+
+/// Protocols that connections of the measured workloads may have.
+const PROTOCOLS: [Protocol; 2] = [Protocol::TCP, Protocol::UDP];
+
+fn unknown(
+    flag: &'static str,
+    what: &str,
+    name: &str,
+    known: impl Iterator<Item = &'static str>,
+) -> Error {
+    Error::Argument {
+        flag,
+        problem: format!("there is no {what} `{name}`"),
+        remedy: format!("write one of {}", known.collect::<Vec<_>>().join(", ")),
+    }
+}
+
+fn check_isa(isa: &str) -> Result<(), Error> {
+    match isa {
+        "auto" | "scalar" => Ok(()),
+        "avx2" | "avx512" => Err(Error::Argument {
+            flag: "--isa",
+            problem: format!("no table of this build scans with {isa}"),
+            remedy: "write scalar or auto".to_owned(),
+        }),
+        _ => Err(unknown(
+            "--isa",
+            "instruction set",
+            isa,
+            ["scalar", "auto"].into_iter(),
+        )),
+    }
+}
+
+fn check_workers(plan: &Plan) -> Result<(), Error> {
+    for case in plan.cases() {
+        let least = case.workload.kind.workers_min();
+        if case.workers < least {
+            return Err(Error::Argument {
+                flag: "--workers",
+                problem: format!(
+                    "{} with {} worker: nobody is left to look at while it is suspended",
+                    case.workload.name, case.workers
+                ),
+                remedy: format!("write {least} or more"),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Sizes from 1 to `most`.
@@ -145,30 +271,44 @@ fn bounded(flag: &'static str, words: &[String], most: usize) -> Result<Vec<usiz
     }
 }
 
-fn names(all: impl Iterator<Item = &'static str>) -> String {
-    all.collect::<Vec<_>>().join(", ")
-}
-
-/// All tables of a race are in memory together: refuse what would be killed for want of memory.
+/// All tables of a case are in memory together, up to a size: refuse what would be killed for want of memory.
 fn check_memory(plan: &Plan) -> Result<(), Error> {
-    let largest = |list: &[usize]| list.iter().copied().max().unwrap_or(0);
-    let entries = largest(&plan.connections) * largest(&plan.workers) * plan.tables.len();
-    let needed = entries.saturating_mul(ENTRY_BYTES) as u64;
-    match Machine::memory_available() {
-        Some(available) if needed > available => Err(Error::Argument {
-            flag: "--connections",
-            problem: format!(
-                "{} tables with room for {} flows of {} workers take about {} MB, and {} MB are free",
-                plan.tables.len(),
-                largest(&plan.connections),
-                largest(&plan.workers),
-                needed / 1_000_000,
-                available / 1_000_000,
-            ),
-            remedy: "write fewer connections, workers or tables".to_owned(),
-        }),
-        _ => Ok(()),
+    let Some(available) = Machine::memory_available() else {
+        return Ok(());
+    };
+    for case in plan.cases() {
+        let together = if case.connections > TOGETHER_MAX {
+            1
+        } else {
+            plan.tables.len()
+        };
+        // Every worker of a race may have an entry of each flow. The limit is as large as a table.
+        let (entries, tables) = match case.workload.kind {
+            Kind::Clash(_) => (case.connections * case.workers, together),
+            _ => (case.connections, together + 1),
+        };
+        let traffic = case.connections.saturating_mul(TRAFFIC_BYTES);
+        let needed = entries
+            .saturating_mul(tables)
+            .saturating_mul(ENTRY_BYTES)
+            .saturating_add(traffic) as u64;
+        if needed > available {
+            return Err(Error::Argument {
+                flag: "--connections",
+                problem: format!(
+                    "{} on {} tables with {} connections and {} workers takes about {} MB, and {} MB are free",
+                    case.workload.name,
+                    plan.tables.len(),
+                    case.connections,
+                    case.workers,
+                    needed / 1_000_000,
+                    available / 1_000_000,
+                ),
+                remedy: "write fewer connections, workers or tables".to_owned(),
+            });
+        }
     }
+    Ok(())
 }
 
 /// The plan as the JSON shows it.
@@ -176,9 +316,12 @@ fn check_memory(plan: &Plan) -> Result<(), Error> {
 struct Config<'a> {
     workloads: Vec<&'static str>,
     tables: &'a [&'static str],
-    workers: &'a [usize],
-    batch: &'a [usize],
-    connections: &'a [usize],
+    workers: Vec<usize>,
+    batch: Vec<usize>,
+    connections: Vec<usize>,
+    l4: Vec<&'static str>,
+    isa: &'static str,
+    prefetch: &'static str,
     duration_ms: f64,
     repeat: usize,
     seed: u64,
@@ -186,14 +329,29 @@ struct Config<'a> {
     pinned: bool,
 }
 
+/// The values that a plan's cases have, each once, in order.
+fn used<V: PartialEq>(plan: &Plan, value: impl Fn(&Case) -> V) -> Vec<V> {
+    let mut values = Vec::new();
+    for value in plan.cases().iter().map(value) {
+        if !values.contains(&value) {
+            values.push(value);
+        }
+    }
+    values
+}
+
 /// Runs the workloads and prints the results.
 ///
 /// # Errors
+/// [`Error::Answers`] for a table that gives other answers than the reference;
 /// [`Error::Argument`] for a workload, table or number that cannot be honoured, before anything
 /// is run; [`Error::Output`] when stdout cannot be written.
 pub fn run(args: &RunArgs, globals: &Globals) -> Result<ExitCode, Error> {
     let cores = Cores::available();
     let plan = args.plan(globals, &cores)?;
+    if args.memory_only {
+        return memory::print_growth(&plan, &cores);
+    }
     carry_out(&plan, globals, &cores).map(|(code, _)| code)
 }
 
@@ -219,12 +377,16 @@ Try next:
 ";
 
 fn carry_out(plan: &Plan, globals: &Globals, cores: &Cores) -> Result<(ExitCode, bool), Error> {
+    answers::compare(&plan.tables, plan.seed)?;
     let interrupted = interrupt::flag();
     let bar = progress_bar(plan, globals);
-    let measured = workload::measure(plan, interrupted, |workload, table| {
+    let mut measured = workload::measure(plan, interrupted, |workload, table| {
         bar.set_message(format!("{workload} on {table}"));
         bar.inc(1);
     });
+    if !measured.interrupted {
+        memory::measure(plan, &mut measured.measurements, interrupted)?;
+    }
     bar.finish_and_clear();
     let results: Vec<RunResult> = measured.measurements.iter().map(RunResult::of).collect();
     let pinned = measured.measurements.iter().all(|m| m.pinned);
@@ -258,10 +420,13 @@ fn envelope(
             .map(|workload| workload.name)
             .collect(),
         tables: &plan.tables,
-        workers: &plan.workers,
-        batch: &plan.batches,
-        connections: &plan.connections,
-        duration_ms: plan.duration.as_secs_f64() * 1e3,
+        workers: used(plan, |case| case.workers),
+        batch: used(plan, |case| case.batch),
+        connections: used(plan, |case| case.connections),
+        l4: used(plan, |case| case.protocol.name()),
+        isa: "scalar",
+        prefetch: plan.prefetch.name(),
+        duration_ms: used(plan, |case| case.duration)[0].as_secs_f64() * 1e3,
         repeat: plan.repeat,
         seed: plan.seed,
         cores: cores.count(),
@@ -269,6 +434,7 @@ fn envelope(
     };
     let machine = Machine {
         load: measured.load,
+        tuning: Some(Tuning::new(plan.prefetch, measured.resident)),
         ..Machine::here()
     };
     Envelope::new("run", config, results, Nothing {})
@@ -286,21 +452,27 @@ fn text(
     results: &[RunResult],
 ) -> String {
     let mut text = String::new();
-    for &workers in &plan.workers {
+    for workers in used(plan, |case| case.workers) {
         text.push_str(&cores.describe(workers, pinned));
         text.push('\n');
     }
     text.push_str(&format!(
-        "{} flows a round, batches of {}, {} of {:?}, seed {}; rounds of the tables take turns\n\n",
-        joined(&plan.connections),
-        joined(&plan.batches),
+        "{} connections or flows a round, batches of {}, {} of {}, seed {}; rounds of the tables take turns\n",
+        joined(&used(plan, |case| case.connections)),
+        joined(&used(plan, |case| case.batch)),
         counted(plan.repeat, "sample"),
-        plan.duration,
+        used(plan, |case| case.duration)
+            .iter()
+            .map(|duration| format!("{duration:?}"))
+            .collect::<Vec<_>>()
+            .join(", "),
         plan.seed,
     ));
+    text.push_str(&tuning(plan, measured));
     text.push_str(&table::by_workload(results));
     if let Some(first) = plan.tables.first() {
-        for result in results.iter().filter(|result| result.table == *first) {
+        let of_first = results.iter().filter(|result| result.table == *first);
+        for result in of_first.filter(|result| result.clash.is_some()) {
             text.push_str(&table::per_cpu(result, results));
         }
     }
@@ -315,6 +487,19 @@ fn text(
         });
     }
     text
+}
+
+/// What the figures depend on beside that, in words.
+fn tuning(plan: &Plan, measured: &Measured) -> String {
+    let tuning = Tuning::new(plan.prefetch, measured.resident);
+    let pages = match tuning.huge_page_share {
+        Some(share) => format!("{:.0} % of the memory in huge pages", share * 100.0),
+        None => "huge pages: this system does not tell".to_owned(),
+    };
+    format!(
+        "prefetch {}, {} scan, {pages}\n\n",
+        tuning.prefetch, tuning.isa
+    )
 }
 
 /// `1 sample`, `2 samples`.
@@ -377,19 +562,36 @@ mod tests {
             .plan(&globals(), &Cores::available())
             .unwrap();
         assert_eq!(plan.workloads.len(), 3);
-        assert_eq!(plan.tables, ["lockfree", "striped", "mutex", "dashmap"]);
-        assert!(plan.workers[0] >= 2);
+        assert!(plan.tables.contains(&"striped") && plan.tables.contains(&"lockfree"));
+        assert!(plan.cases().iter().all(|case| case.workers >= 2));
         assert_eq!(plan.seed, DEFAULT_SEED);
     }
 
     #[test]
     fn what_cannot_be_honoured_is_said_with_what_can() {
         let words = |word: &str| vec![word.to_owned()];
-        let text = said(|args| args.workloads = words("lookup-hit"));
+        let text = said(|args| args.workloads = words("lookup-hits"));
         assert!(
-            text.contains("`lookup-hit`") && text.contains("clash-nat"),
+            text.contains("`lookup-hits`") && text.contains("clash-nat"),
             "{text}"
         );
+        let text = said(|args| args.l4 = words("icmp"));
+        assert!(
+            text.starts_with("--l4:") && text.contains("tcp, udp"),
+            "{text}"
+        );
+        let text = said(|args| args.isa = "avx1024".to_owned());
+        assert!(
+            text.starts_with("--isa:") && text.contains("scalar"),
+            "{text}"
+        );
+        let text = said(|args| args.prefetch = "t9".to_owned());
+        assert!(text.contains("t0, t1, nta, w, none, auto"), "{text}");
+        let text = said(|args| {
+            args.workloads = words("stall");
+            args.workers = words("1");
+        });
+        assert!(text.contains("write 2 or more"), "{text}");
         let text = said(|args| args.tables = words("hashmap"));
         assert!(
             text.contains("`hashmap`") && text.contains("striped"),
@@ -404,12 +606,24 @@ mod tests {
     }
 
     #[test]
+    fn above_four_million_connections_only_the_lock_free_table_is_run_unless_tables_are_named() {
+        let mut args = RunArgs::main_job();
+        args.workloads = vec!["lookup-hit".to_owned()];
+        args.connections = vec!["5M".to_owned()];
+        let tables = |args: &RunArgs| args.plan(&globals(), &Cores::available()).unwrap().tables;
+        assert_eq!(tables(&args), ["lockfree"]);
+        args.tables = vec!["striped".to_owned(), "mutex".to_owned()];
+        assert_eq!(tables(&args), ["striped", "mutex"]);
+    }
+
+    #[test]
     fn an_interrupt_before_the_first_sample_is_not_called_a_measurement() {
         let cores = Cores::available();
         let plan = RunArgs::main_job().plan(&globals(), &cores).unwrap();
         let measured = Measured {
             measurements: Vec::new(),
             load: None,
+            resident: None,
             interrupted: true,
         };
         let text = text(&plan, &cores, &measured, true, &[]);

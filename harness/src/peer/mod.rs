@@ -14,7 +14,7 @@ pub mod striped;
 pub mod two_inserts;
 
 use clashtrack_engine::table::key::KeyV4;
-use clashtrack_engine::table::lockfree::LockfreeTable;
+use clashtrack_engine::table::lockfree::{FILL_PERCENT, LockfreeTable};
 use clashtrack_engine::table::mutex::MutexTable;
 use clashtrack_engine::table::{FlowTable, Guarantees};
 
@@ -59,6 +59,18 @@ const fn info<T: FlowTable<KeyV4>>(about: &'static str) -> TableInfo {
         name: T::NAME,
         about,
         guarantees: T::GUARANTEES,
+    }
+}
+
+/// How full a table's index is: of the lock-free table the slots of its head buckets, which hold two keys of each
+/// connection; of the others their entries.
+#[must_use]
+pub fn fill(table: &str, connections: usize, capacity: usize) -> f64 {
+    let entries = connections as f64 / capacity as f64;
+    if table == LockfreeTable::<KeyV4>::NAME {
+        entries * FILL_PERCENT as f64 / 100.0
+    } else {
+        entries
     }
 }
 

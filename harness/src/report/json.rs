@@ -2,13 +2,19 @@
 //!
 //! Units are in the names; `samples` are raw, in the order in which they were taken.
 
+use hdrhistogram::Histogram;
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
 use clashtrack_engine::stats::ConntrackStats;
 use clashtrack_engine::table::ChainLengths;
 
+use crate::peer;
 use crate::workload::anomaly::Anomalies;
+use crate::workload::case::Kind;
+use crate::workload::expire::Expiry;
+use crate::workload::race::Tally;
+use crate::workload::stall::Stall;
 use crate::workload::{Measurement, Sample};
 
 /// A figure of which there are several samples.
@@ -100,6 +106,102 @@ pub struct ClashFigures {
     pub chain_mean: Option<f64>,
 }
 
+/// Percentiles of a histogram in nanoseconds.
+#[derive(Serialize, Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Latency {
+    /// Half of all were not slower.
+    pub p50: u64,
+    /// 99 %.
+    pub p99: u64,
+    /// 99.9 %.
+    pub p999: u64,
+    /// 99.99 %.
+    pub p9999: u64,
+    /// The slowest.
+    pub max: u64,
+}
+
+impl Latency {
+    fn of(histogram: &Histogram<u64>) -> Latency {
+        Latency {
+            p50: histogram.value_at_quantile(0.5),
+            p99: histogram.value_at_quantile(0.99),
+            p999: histogram.value_at_quantile(0.999),
+            p9999: histogram.value_at_quantile(0.9999),
+            max: histogram.max(),
+        }
+    }
+}
+
+/// What threads that are no workers did.
+#[derive(Serialize, Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Maintenance {
+    /// Connections that expiry removed.
+    pub expired: u64,
+    /// Stretches of the table that it looked at.
+    pub passes: u64,
+}
+
+/// What a suspended worker did to the others.
+#[derive(Serialize, Clone, Copy, PartialEq, Debug)]
+pub struct StallFigures {
+    /// How long it was suspended, inside confirm.
+    pub suspended_s: f64,
+    /// Operations that the others finished meanwhile.
+    pub others_ops: u64,
+    /// The longest time in which one of them, trying, finished none.
+    pub longest_pause_ms: f64,
+    /// That was nearly the whole time.
+    pub hung: bool,
+    /// New connections refused because entries waited to be recycled.
+    pub recycle_stalled: u64,
+    /// Lookups a second meanwhile ÷ before.
+    pub lookups_kept: f64,
+}
+
+impl StallFigures {
+    fn of(stall: &Stall) -> StallFigures {
+        StallFigures {
+            suspended_s: stall.suspended.as_secs_f64(),
+            others_ops: stall.others_ops,
+            longest_pause_ms: stall.longest_pause.as_secs_f64() * 1e3,
+            hung: stall.hung,
+            recycle_stalled: stall.recycle_stalled,
+            lookups_kept: stall.lookups_kept,
+        }
+    }
+}
+
+/// What expiry cost, and what inserts saw of it.
+#[derive(Serialize, Clone, Copy, PartialEq, Debug)]
+pub struct ExpiryFigures {
+    /// Processor time of the expiry thread ÷ wall time.
+    pub core_share: f64,
+    /// Its longest pass, in its processor time.
+    pub longest_pass_us: f64,
+    /// 99.9 % of inserts were done within this time of the moment they were due, while it worked.
+    pub insert_p999_ns_with: u64,
+    /// The same while it rested.
+    pub insert_p999_ns_without: u64,
+    /// Inserts offered a second: half of what the workers can.
+    pub offered_per_s: f64,
+    /// Connections that it had not removed when the time was over.
+    pub left_over: u64,
+}
+
+impl ExpiryFigures {
+    fn of(expiry: &Expiry) -> ExpiryFigures {
+        ExpiryFigures {
+            core_share: expiry.core_share(),
+            longest_pass_us: expiry.longest_pass.as_secs_f64() * 1e6,
+            insert_p999_ns_with: expiry.with.value_at_quantile(0.999),
+            insert_p999_ns_without: expiry.without.value_at_quantile(0.999),
+            offered_per_s: expiry.offered_per_s,
+            left_over: expiry.left_over,
+        }
+    }
+}
+
 /// One result: a workload on a table, with so many workers, batch and connections.
 #[derive(Serialize, Clone, PartialEq, Debug)]
 pub struct RunResult {
@@ -109,24 +211,24 @@ pub struct RunResult {
     pub table: &'static str,
     /// Workers.
     pub workers: usize,
-    /// Connections looked up together.
+    /// Keys looked up, or connections confirmed, together.
     pub batch: usize,
-    /// Flows of a round.
+    /// Connections of the table; of clash workloads flows of a round.
     pub connections: usize,
-    /// Connections ÷ entries that the table has.
+    /// How full the table's index is.
     pub fill: f64,
-    /// Protocol of the flows.
+    /// Protocol of the connections.
     pub l4: &'static str,
-    /// Connections offered a second, all workers together.
+    /// Operations a second, all workers together: lookups, or connections offered.
     pub ops_per_s: Spread,
-    /// Wall time x workers ÷ connections offered.
+    /// Wall time x workers ÷ operations.
     pub ns_per_op: Spread,
-    /// The machine's limit for this access pattern; null: not measured.
+    /// The machine's limit for this access pattern, by the same workers in the same minutes; null: not measured.
     pub limit_ns: Option<f64>,
-    /// `limit_ns` ÷ `ns_per_op`.
+    /// `limit_ns` ÷ the median of `ns_per_op`.
     pub limit_ratio: Option<f64>,
     /// Percentiles; null: not measured.
-    pub latency_ns: Option<f64>,
+    pub latency_ns: Option<Latency>,
     /// What a latency is one of.
     pub latency_of: &'static str,
     /// Growth of resident memory ÷ connections; null: not measured.
@@ -135,18 +237,18 @@ pub struct RunResult {
     pub counters: Counters,
     /// Each worker's; they add up to `counters`.
     pub per_cpu: Vec<Counters>,
-    /// What became of the connections.
+    /// What became of the connections; null where none are offered.
     pub accounting: Option<Accounting>,
     /// What must not be.
     pub anomalies: Anomalies,
     /// The clash workloads' own.
     pub clash: Option<ClashFigures>,
     /// Threads that are no workers; null: there are none.
-    pub maintenance: Option<f64>,
-    /// The stall workload's own; null here.
-    pub stall: Option<f64>,
-    /// The expire workload's own; null here.
-    pub expiry: Option<f64>,
+    pub maintenance: Option<Maintenance>,
+    /// The `stall` workload's own.
+    pub stall: Option<StallFigures>,
+    /// The `expire` workload's own.
+    pub expiry: Option<ExpiryFigures>,
     /// Numbers of the samples during which steal or foreign load exceeded 5 %.
     pub disturbed_samples: Vec<usize>,
 }
@@ -163,55 +265,84 @@ impl RunResult {
     pub fn of(m: &Measurement) -> RunResult {
         let mut counters = ConntrackStats::default();
         m.per_cpu.iter().for_each(|worker| counters.add(worker));
-        let seconds = |s: &Sample| s.elapsed.as_secs_f64();
+        let case = &m.case;
         let spread =
             |figure: &dyn Fn(&Sample) -> f64| Spread::of(m.samples.iter().map(figure).collect());
-        let workers = m.config.workers as f64;
+        let ns_per_op = spread(&|s| s.ns_per_op(case.workers));
+        let limit = m.limit.iter().map(|s| s.ns_per_op(case.workers)).collect();
+        let limit_ns = (!m.limit.is_empty()).then(|| Spread::of(limit).median);
+        let offers = !matches!(case.workload.kind, Kind::LookupHit | Kind::LookupMiss);
+        let is_clash = matches!(case.workload.kind, Kind::Clash(_));
         RunResult {
-            workload: m.config.workload.name,
+            workload: case.workload.name,
             table: m.table,
-            workers: m.config.workers,
-            batch: m.config.batch,
-            connections: m.config.flows,
-            fill: m.config.flows as f64 / m.config.table().capacity as f64,
-            l4: m.config.workload.protocol.name(),
-            ops_per_s: spread(&|s| s.tally.offered as f64 / seconds(s)),
-            ns_per_op: spread(&|s| seconds(s) * 1e9 * workers / s.tally.offered as f64),
-            limit_ns: None,
-            limit_ratio: None,
-            latency_ns: None,
+            workers: case.workers,
+            batch: case.batch,
+            connections: case.connections,
+            fill: peer::fill(m.table, case.connections, case.table().capacity),
+            l4: case.protocol.name(),
+            ops_per_s: spread(&|s| s.operations as f64 / s.elapsed.as_secs_f64()),
+            limit_ns,
+            limit_ratio: limit_ns.map(|limit| limit / ns_per_op.median),
+            ns_per_op,
+            latency_ns: m.expiry.as_ref().map(|expiry| {
+                let mut all = expiry.with.clone();
+                all += &expiry.without;
+                Latency::of(&all)
+            }),
             latency_of: "operation",
-            bytes_per_connection: None,
+            bytes_per_connection: m.bytes_per_connection,
             counters: Counters(counters),
             per_cpu: m.per_cpu.iter().copied().map(Counters).collect(),
-            accounting: Some(Accounting {
-                offered: m.tally.offered,
-                confirmed: m.tally.confirmed,
-                resolved_same: m.tally.resolved_same,
-                resolved_reply_only: m.tally.resolved_reply_only,
-                dropped: m.tally.dropped,
-                found_at_lookup: m.tally.found_at_lookup,
-                lost: m.tally.lost(),
-            }),
+            accounting: offers.then(|| Accounting::of(&m.tally)),
             anomalies: m.anomalies,
-            clash: Some(ClashFigures {
-                collided_share: m.collided_share(),
-                unsure: m.is_unsure(),
-                resolved_per_s: spread(&|s| {
-                    (s.tally.resolved_same + s.tally.resolved_reply_only) as f64 / seconds(s)
-                }),
-                confirmed_per_s: spread(&|s| s.tally.confirmed as f64 / seconds(s)),
-                dropped_per_s: spread(&|s| s.tally.dropped as f64 / seconds(s)),
-                floor_per_s: None,
-                chain_longest: m.chains.as_ref().map(ChainLengths::longest),
-                chain_mean: m.chains.as_ref().map(ChainLengths::mean_of_used),
+            clash: is_clash.then(|| ClashFigures::of(m)),
+            maintenance: m.expiry.as_ref().map(|expiry| Maintenance {
+                expired: expiry.expired,
+                passes: expiry.passes,
             }),
-            maintenance: None,
-            stall: None,
-            expiry: None,
+            stall: m.stall.as_ref().map(StallFigures::of),
+            expiry: m.expiry.as_ref().map(ExpiryFigures::of),
             disturbed_samples: (0..m.samples.len())
                 .filter(|&i| m.samples[i].disturbed)
                 .collect(),
+        }
+    }
+}
+
+impl Accounting {
+    fn of(tally: &Tally) -> Accounting {
+        Accounting {
+            offered: tally.offered,
+            confirmed: tally.confirmed,
+            resolved_same: tally.resolved_same,
+            resolved_reply_only: tally.resolved_reply_only,
+            dropped: tally.dropped,
+            found_at_lookup: tally.found_at_lookup,
+            lost: tally.lost(),
+        }
+    }
+}
+
+impl ClashFigures {
+    fn of(m: &Measurement) -> ClashFigures {
+        let rate = |count: &dyn Fn(&Tally) -> u64| {
+            let rates = m.samples.iter();
+            Spread::of(
+                rates
+                    .map(|s| count(&s.tally) as f64 / s.elapsed.as_secs_f64())
+                    .collect(),
+            )
+        };
+        ClashFigures {
+            collided_share: m.collided_share(),
+            unsure: m.is_unsure(),
+            resolved_per_s: rate(&|t| t.resolved_same + t.resolved_reply_only),
+            confirmed_per_s: rate(&|t| t.confirmed),
+            dropped_per_s: rate(&|t| t.dropped),
+            floor_per_s: None,
+            chain_longest: m.chains.as_ref().map(ChainLengths::longest),
+            chain_mean: m.chains.as_ref().map(ChainLengths::mean_of_used),
         }
     }
 }

@@ -5,7 +5,10 @@ use std::thread;
 
 use serde::Serialize;
 
+use clashtrack_engine::table::prefetch::Hint;
+
 use crate::load::Load;
+use crate::memory::Resident;
 
 /// What a reader of a figure has to know about where it comes from.
 #[derive(Serialize, Clone, PartialEq, Debug)]
@@ -25,6 +28,45 @@ pub struct Machine {
     /// Steal time and foreign load during a run, where somebody watched and the system tells.
     #[serde(flatten)]
     pub load: Option<Load>,
+    /// How the tables used this machine, where tables were measured.
+    #[serde(flatten)]
+    pub tuning: Option<Tuning>,
+}
+
+/// What a table's figures depend on beside the machine.
+#[derive(Serialize, Clone, Copy, PartialEq, Debug)]
+pub struct Tuning {
+    /// Instruction set of the table's scans.
+    pub isa: &'static str,
+    /// Prefetch hint of the tables.
+    pub prefetch: &'static str,
+    /// Share of this process's memory that lies in huge pages, while the first tables were full.
+    pub huge_page_share: Option<f64>,
+    /// Size of the pages that most of it lies in.
+    pub page_bytes_got: Option<u64>,
+}
+
+/// Size of a huge page (x86-64, and aarch64 with small pages of 4 KiB).
+const HUGE_PAGE_BYTES: u64 = 2 << 20;
+
+impl Tuning {
+    /// With the only instruction set that there is, this hint, and the memory that was seen.
+    #[must_use]
+    pub fn new(hint: Hint, resident: Option<Resident>) -> Tuning {
+        let share = resident
+            .filter(|memory| memory.anonymous > 0)
+            .map(|memory| memory.huge as f64 / memory.anonymous as f64);
+        Tuning {
+            isa: "scalar",
+            prefetch: hint.name(),
+            huge_page_share: share,
+            page_bytes_got: match share {
+                Some(share) if share >= 0.5 => Some(HUGE_PAGE_BYTES),
+                Some(_) => Machine::here().page_bytes,
+                None => None,
+            },
+        }
+    }
 }
 
 impl Machine {
@@ -45,6 +87,7 @@ impl Machine {
             version: env!("CARGO_PKG_VERSION"),
             revision: option_env!("CLASHTRACK_REVISION"),
             load: None,
+            tuning: None,
         }
     }
 

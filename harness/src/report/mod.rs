@@ -1,5 +1,6 @@
 //! How results are printed: the JSON envelope, tables, the machine they were measured on.
 
+mod columns;
 pub mod conntrack;
 pub mod envelope;
 pub mod grid;

@@ -4,8 +4,9 @@ use std::fmt::Write as _;
 
 use clashtrack_engine::stats::conntrack_s_line;
 
+use super::columns::{Column, columns_of, values, varying};
 use super::grid::{Align, Grid};
-use super::json::{Accounting, ClashFigures, RunResult, Spread};
+use super::json::{Accounting, ClashFigures, RunResult};
 use crate::cli::Format;
 
 /// All results in one grid, as `--format csv` and `markdown` print it: CSV for programs, with the same
@@ -15,15 +16,11 @@ pub fn one_grid(results: &[RunResult], format: Format) -> String {
     if format == Format::Csv {
         return raw_grid(results).render(format);
     }
-    let mut columns = vec![("workload", Align::Left)];
-    columns.extend(columns_of(results, &Losers::ALL));
-    let mut grid = Grid::new(columns);
-    for result in results {
-        let mut cells = vec![result.workload.to_owned()];
-        cells.extend(cells_of(result, results, &Losers::ALL));
-        grid.row(cells);
-    }
-    grid.render(format)
+    let mut columns = vec![Column::new("workload", Align::Left, |r| {
+        r.workload.to_owned()
+    })];
+    columns.extend(columns_of(results, results));
+    drawn(&columns, results, format)
 }
 
 type RawColumn = (&'static str, fn(&RunResult) -> String);
@@ -88,6 +85,26 @@ const RAW_COLUMNS: &[RawColumn] = &[
     ("unsure", |r| of_clash(r, |c| Some(c.unsure))),
     ("chain_longest", |r| of_clash(r, |c| c.chain_longest)),
     ("chain_mean", |r| of_clash(r, |c| c.chain_mean)),
+    ("limit_ns", |r| known(r.limit_ns)),
+    ("limit_ratio", |r| known(r.limit_ratio)),
+    ("bytes_per_connection", |r| known(r.bytes_per_connection)),
+    ("hung", |r| known(r.stall.map(|s| s.hung))),
+    ("longest_pause_ms", |r| {
+        known(r.stall.map(|s| s.longest_pause_ms))
+    }),
+    ("others_ops", |r| known(r.stall.map(|s| s.others_ops))),
+    ("expiry_core_share", |r| {
+        known(r.expiry.map(|e| e.core_share))
+    }),
+    ("expiry_longest_pass_us", |r| {
+        known(r.expiry.map(|e| e.longest_pass_us))
+    }),
+    ("insert_p999_ns_with", |r| {
+        known(r.expiry.map(|e| e.insert_p999_ns_with))
+    }),
+    ("insert_p999_ns_without", |r| {
+        known(r.expiry.map(|e| e.insert_p999_ns_without))
+    }),
     ("torn", |r| r.anomalies.torn.to_string()),
     ("double_owner", |r| r.anomalies.double_owner.to_string()),
     ("vanished", |r| r.anomalies.vanished.to_string()),
@@ -96,6 +113,11 @@ const RAW_COLUMNS: &[RawColumn] = &[
         r.disturbed_samples.len().to_string()
     }),
 ];
+
+/// Empty where there is no such figure.
+fn known<V: ToString>(figure: Option<V>) -> String {
+    figure.map_or_else(String::new, |value| value.to_string())
+}
 
 /// Empty where the workload has no such figure, or the table.
 fn of_clash<V: ToString>(r: &RunResult, figure: fn(&ClashFigures) -> Option<V>) -> String {
@@ -131,13 +153,8 @@ pub fn by_workload(results: &[RunResult]) -> String {
             .take_while(|result| result.workload == first.workload)
             .count();
         let (group, others) = rest.split_at(of_this);
-        let losers = Losers::of(first.workload);
-        let mut grid = Grid::new(columns_of(results, &losers));
-        for result in group {
-            grid.row(cells_of(result, results, &losers));
-        }
         let _ = writeln!(text, "{}", first.workload);
-        text.push_str(&grid.render(Format::Table));
+        text.push_str(&drawn(&columns_of(group, results), group, Format::Table));
         text.push_str(&closing(group, results));
         text.push('\n');
         rest = others;
@@ -145,151 +162,40 @@ pub fn by_workload(results: &[RunResult]) -> String {
     text
 }
 
-/// What losers of a clash can become, and which rate is the workload's own.
-struct Losers {
-    rates: &'static [Rate],
-    counts: &'static [Count],
-}
-
-type Rate = (&'static str, fn(&ClashFigures) -> &Spread);
-type Count = (&'static str, fn(&Accounting) -> u64);
-
-const RESOLVED: Rate = ("resolved M/s", |clash| &clash.resolved_per_s);
-const DROPPED: Rate = ("dropped M/s", |clash| &clash.dropped_per_s);
-const MERGED_COUNT: Count = ("merged", |a| a.resolved_same);
-const REPLY_ONLY_COUNT: Count = ("reply-only", |a| a.resolved_reply_only);
-const DROPPED_COUNT: Count = ("dropped", |a| a.dropped);
-
-impl Losers {
-    const ALL: Losers = Losers {
-        rates: &[RESOLVED, DROPPED],
-        counts: &[MERGED_COUNT, REPLY_ONLY_COUNT, DROPPED_COUNT],
-    };
-
-    /// TCP has no resolution, so the rate that says something is that of its drops.
-    fn of(workload: &str) -> Losers {
-        Losers {
-            rates: match workload {
-                "clash-tcp" => &[DROPPED],
-                _ => &[RESOLVED],
-            },
-            ..Losers::ALL
-        }
+fn drawn(columns: &[Column], rows: &[RunResult], format: Format) -> String {
+    let mut grid = Grid::new(columns.iter().map(|column| (column.head, column.align)));
+    for row in rows {
+        grid.row(columns.iter().map(|column| (column.cell)(row)));
     }
-}
-
-/// Columns that differ between results are shown; one that is the same everywhere is said once, above.
-fn varies<V: PartialEq>(results: &[RunResult], field: impl Fn(&RunResult) -> V) -> bool {
-    results
-        .windows(2)
-        .any(|two| field(&two[0]) != field(&two[1]))
-}
-
-fn columns_of(results: &[RunResult], losers: &Losers) -> Vec<(&'static str, Align)> {
-    let mut columns = vec![("table", Align::Left)];
-    let mut number = |name| columns.push((name, Align::Right));
-    for (name, shown) in varying(results) {
-        if shown {
-            number(name);
-        }
-    }
-    losers.rates.iter().for_each(|(name, _)| number(name));
-    number("confirmed M/s");
-    losers.counts.iter().for_each(|(name, _)| number(name));
-    for name in [
-        "found at lookup",
-        "collided %",
-        "longest chain",
-        "mean chain",
-    ] {
-        number(name);
-    }
-    columns.push(("anomalies", Align::Left));
-    columns
-}
-
-fn varying(results: &[RunResult]) -> [(&'static str, bool); 3] {
-    [
-        ("workers", varies(results, |r| r.workers)),
-        ("batch", varies(results, |r| r.batch)),
-        ("connections", varies(results, |r| r.connections)),
-    ]
-}
-
-fn cells_of(result: &RunResult, results: &[RunResult], losers: &Losers) -> Vec<String> {
-    let mut cells = vec![result.table.to_owned()];
-    let values = [result.workers, result.batch, result.connections];
-    for ((_, shown), value) in varying(results).into_iter().zip(values) {
-        if shown {
-            cells.push(value.to_string());
-        }
-    }
-    let (Some(clash), Some(accounting)) = (&result.clash, &result.accounting) else {
-        cells.resize(columns_of(results, losers).len(), String::new());
-        return cells;
-    };
-    let rates = losers.rates.iter().map(|(_, rate)| rate(clash));
-    cells.extend(rates.map(millions));
-    cells.push(millions(&clash.confirmed_per_s));
-    let counts = losers.counts.iter().map(|(_, count)| count(accounting));
-    cells.extend(counts.map(|count| count.to_string()));
-    cells.push(accounting.found_at_lookup.to_string());
-    cells.push(format!(
-        "{:.0}{}",
-        clash.collided_share * 100.0,
-        if clash.unsure { " unsure" } else { "" }
-    ));
-    let none = || "-".to_owned();
-    cells.push(clash.chain_longest.map_or_else(none, |n| n.to_string()));
-    cells.push(clash.chain_mean.map_or_else(none, |n| format!("{n:.2}")));
-    cells.push(anomalies(result));
-    cells
-}
-
-/// Median in millions, and half the distance between the extremes in percent of it.
-fn millions(spread: &Spread) -> String {
-    if spread.median == 0.0 {
-        return "0".to_owned();
-    }
-    let half = (spread.max - spread.min) / 2.0 / spread.median * 100.0;
-    format!("{:.3} ±{half:.0}%", spread.median / 1e6)
-}
-
-fn anomalies(result: &RunResult) -> String {
-    let a = &result.anomalies;
-    let parts: Vec<String> = [
-        ("torn", a.torn),
-        ("double owner", a.double_owner),
-        ("vanished", a.vanished),
-    ]
-    .into_iter()
-    .filter(|(_, count)| *count > 0)
-    .map(|(name, count)| format!("{count} {name}"))
-    .collect();
-    if parts.is_empty() {
-        "none".to_owned()
-    } else {
-        parts.join(", ")
-    }
+    grid.render(format)
 }
 
 /// Which table got through the flows fastest, and by how much; and whose figures deserve doubt.
 ///
-/// Tables are ranked by connections confirmed, one a flow on each of them. Connections offered would not do:
-/// a table whose workers drift apart finds flows at lookup, which are offered by nobody.
+/// Clashing tables are ranked by connections confirmed, one a flow on each of them. Connections offered would not do:
+/// a table whose workers drift apart finds flows at lookup, which are offered by nobody. The others are ranked by the
+/// cost of an operation; a stall and a given rate rank nobody.
 fn closing(group: &[RunResult], results: &[RunResult]) -> String {
     let mut text = String::new();
-    let confirmed = |r: &RunResult| r.clash.as_ref().map_or(0.0, |c| c.confirmed_per_s.median);
-    let mut ranked: Vec<&RunResult> = group.iter().collect();
-    ranked.sort_by(|a, b| confirmed(b).total_cmp(&confirmed(a)));
+    let confirmed = |r: &RunResult| r.clash.as_ref().map(|c| c.confirmed_per_s.median);
+    let ranked_here = |r: &&RunResult| r.stall.is_none() && r.expiry.is_none();
+    let rate = |r: &RunResult| confirmed(r).unwrap_or(1e9 / r.ns_per_op.median);
+    let mut ranked: Vec<&RunResult> = group.iter().filter(ranked_here).collect();
+    ranked.sort_by(|a, b| rate(b).total_cmp(&rate(a)));
     if let [first, .., last] = ranked.as_slice()
-        && confirmed(last) > 0.0
+        && rate(last) > 0.0
     {
+        let did = match first.clash {
+            Some(_) => ("confirmed", "connections"),
+            None => ("did", "operations"),
+        };
         let _ = writeln!(
             text,
-            "{} confirmed {:.2} times as many connections a second as {}.",
+            "{} {} {:.2} times as many {} a second as {}.",
             whose(first, results),
-            confirmed(first) / confirmed(last),
+            did.0,
+            rate(first) / rate(last),
+            did.1,
             whose(last, results),
         );
     }
@@ -322,10 +228,9 @@ fn closing(group: &[RunResult], results: &[RunResult]) -> String {
 
 /// The table, with whatever else tells its result from the others.
 fn whose(result: &RunResult, results: &[RunResult]) -> String {
-    let values = [result.workers, result.batch, result.connections];
     let differing: Vec<String> = varying(results)
         .into_iter()
-        .zip(values)
+        .zip(values(result))
         .filter(|((_, shown), _)| *shown)
         .map(|((name, _), value)| format!("{name} {value}"))
         .collect();
@@ -353,20 +258,24 @@ pub fn per_cpu(result: &RunResult, results: &[RunResult]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::workload::anomaly::Anomalies;
-    use crate::workload::clash::CLASH;
-    use crate::workload::race::{RaceConfig, Tally};
-    use crate::workload::{Measurement, Sample};
+    use crate::workload::race::Tally;
+    use crate::workload::{Case, Measurement, Sample, clash};
+    use clashtrack_engine::table::prefetch::Hint;
+    use clashtrack_engine::tuple::Protocol;
     use std::time::Duration;
 
     /// One sample of a second: so many flows confirmed, so many offered.
     fn result(table: &'static str, workers: usize, confirmed: u64, offered: u64) -> RunResult {
-        let config = RaceConfig {
-            workload: CLASH,
+        let case = Case {
+            workload: clash::WORKLOAD,
             workers,
             batch: 32,
-            flows: 1000,
+            connections: 1000,
+            protocol: Protocol::UDP,
+            duration: Duration::from_secs(1),
+            repeat: 1,
             seed: 1,
+            prefetch: Hint::default(),
         };
         let tally = Tally {
             offered,
@@ -374,20 +283,17 @@ mod tests {
             resolved_same: offered - confirmed,
             ..Tally::default()
         };
+        let samples = vec![Sample {
+            elapsed: Duration::from_secs(1),
+            operations: offered,
+            tally,
+            disturbed: false,
+        }];
         RunResult::of(&Measurement {
-            config,
-            table,
-            samples: vec![Sample {
-                elapsed: Duration::from_secs(1),
-                tally,
-                disturbed: false,
-            }],
+            samples,
             tally,
             chances: confirmed,
-            anomalies: Anomalies::default(),
-            chains: None,
-            per_cpu: Vec::new(),
-            pinned: true,
+            ..Measurement::new(case, table)
         })
     }
 
@@ -432,12 +338,5 @@ mod tests {
         let csv = one_grid(&[], Format::Csv);
         assert!(csv.starts_with("workload,table,l4,"), "{csv}");
         assert_eq!(csv.lines().count(), 1);
-    }
-
-    #[test]
-    fn a_rate_is_in_millions_with_its_spread() {
-        let spread = Spread::of(vec![1_000_000.0, 1_200_000.0, 1_100_000.0]);
-        assert_eq!(millions(&spread), "1.100 ±9%");
-        assert_eq!(millions(&Spread::of(Vec::new())), "0");
     }
 }

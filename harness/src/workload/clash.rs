@@ -7,6 +7,8 @@ use clashtrack_engine::status::Status;
 use clashtrack_engine::time::{Nanos, SECOND};
 use clashtrack_engine::tuple::Protocol;
 
+use super::case::{Kind, Workload};
+
 /// What sets one clash workload apart from another.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ClashWorkload {
@@ -40,10 +42,17 @@ impl SourceNat {
     }
 }
 
-/// The workload.
+/// What sets it apart.
 pub const CLASH: ClashWorkload = ClashWorkload {
     name: "clash",
     protocol: Protocol::UDP,
     timeout: 30 * SECOND,
     source_nat: SourceNat::None,
+};
+
+/// The workload.
+pub const WORKLOAD: Workload = Workload {
+    name: CLASH.name,
+    question: "Two workers confirm one UDP flow at the same time: what does merging them cost?",
+    kind: Kind::Clash(CLASH),
 };

@@ -9,14 +9,22 @@ use clashtrack_engine::table::key::{FlowKey, KeyV4};
 use clashtrack_engine::time::{Nanos, SECOND};
 use clashtrack_engine::tuple::{Direction, Protocol, Tuple};
 
+use super::case::{Kind, Workload};
 use super::clash::{ClashWorkload, SourceNat};
 
-/// The workload.
+/// What sets it apart.
 pub const CLASH_NAT: ClashWorkload = ClashWorkload {
     name: "clash-nat",
     protocol: Protocol::UDP,
     timeout: 30 * SECOND,
     source_nat: SourceNat::Random,
+};
+
+/// The workload.
+pub const WORKLOAD: Workload = Workload {
+    name: CLASH_NAT.name,
+    question: "The same behind random SNAT: how many losers live on by their reply key alone?",
+    kind: Kind::Clash(CLASH_NAT),
 };
 
 /// 203.0.113.1, of the documentation networks (RFC 5737).

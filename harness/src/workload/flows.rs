@@ -1,7 +1,10 @@
-//! The flows of a round: new ones each round, the same for the same seed.
+//! The flows of a round, and the connections of a filled table: the same for the same seed.
+
+use std::collections::HashMap;
 
 use clashtrack_engine::addr::{Addr, Family};
 use clashtrack_engine::random::WorkerRng;
+use clashtrack_engine::table::key::{FlowKey, KeyV4};
 use clashtrack_engine::tuple::{Protocol, Tuple};
 
 /// Flows of a round at most: each has a client address of its own in 10.0.0.0/8.
@@ -40,6 +43,73 @@ pub fn of_round(seed: u64, round: usize, protocol: Protocol, count: usize) -> Ve
         .collect()
 }
 
+/// The keys of a connection behind source NAT: both have to be found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Pair {
+    /// What the client sends.
+    pub original: KeyV4,
+    /// What the server answers to: an address and a port of the NAT box.
+    pub reply: KeyV4,
+}
+
+/// 203.0.113.1, of the documentation networks (RFC 5737).
+const TRANSLATED: Addr = Addr::from_u32(0xcb00_7101);
+const FIRST_PORT: u32 = 1024;
+const PORTS: u32 = 65_536 - FIRST_PORT;
+
+/// `count` connections behind one address. Those of one population all differ in both keys, and so
+/// do those of two (their servers listen on different ports). `count` must not exceed [`FLOWS_MAX`].
+#[must_use]
+pub fn translated(seed: u64, population: u16, protocol: Protocol, count: usize) -> Vec<Pair> {
+    let mut tuples = of_round(seed, usize::from(population), protocol, count);
+    // The next port of the address towards each server; they start anywhere.
+    let mut next: HashMap<Addr, u32> = HashMap::new();
+    let mut rng = WorkerRng::new(!seed, usize::from(population));
+    let mut pairs = Vec::with_capacity(count);
+    for tuple in &mut tuples {
+        tuple.dst_key += population;
+        let port = next.entry(tuple.dst).or_insert_with(|| rng.below(PORTS));
+        *port = (*port + 1) % PORTS;
+        let reply = Tuple {
+            src: tuple.dst,
+            dst: TRANSLATED,
+            src_key: tuple.dst_key,
+            dst_key: (FIRST_PORT + *port) as u16,
+            ..*tuple
+        };
+        pairs.push(Pair {
+            original: KeyV4::pack(tuple, 0),
+            reply: KeyV4::pack(&reply, 0),
+        });
+    }
+    pairs
+}
+
+/// Keys to look up: two sweeps over all connections, each in a random order of its own; the second
+/// one asks for the other key of each connection. So each key is asked for once.
+#[must_use]
+pub fn two_sweeps(seed: u64, pairs: &[Pair]) -> Vec<KeyV4> {
+    let mut rng = WorkerRng::new(seed, usize::MAX - 1);
+    let mut order: Vec<(u32, bool)> = (0..pairs.len() as u32)
+        .map(|i| (i, rng.next_u32() & 1 == 0))
+        .collect();
+    let mut keys = Vec::with_capacity(2 * pairs.len());
+    for sweep in [false, true] {
+        for at in (1..order.len()).rev() {
+            order.swap(at, rng.below(at as u32 + 1) as usize);
+        }
+        keys.extend(order.iter().map(|&(i, reply)| {
+            let pair = &pairs[i as usize];
+            if reply == sweep {
+                pair.original
+            } else {
+                pair.reply
+            }
+        }));
+    }
+    keys
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -57,5 +127,25 @@ mod tests {
     fn the_flows_of_a_round_are_all_different() {
         let flows = of_round(7, 3, Protocol::TCP, 100_000);
         assert_eq!(flows.iter().collect::<HashSet<_>>().len(), 100_000);
+    }
+
+    #[test]
+    fn connections_behind_one_address_share_no_key_within_or_between_populations() {
+        let mut keys = HashSet::new();
+        for population in [0, 1] {
+            for pair in translated(3, population, Protocol::TCP, 100_000) {
+                assert!(keys.insert(pair.original) && keys.insert(pair.reply));
+            }
+        }
+    }
+
+    #[test]
+    fn two_sweeps_ask_for_every_key_once_and_for_every_connection_once_a_sweep() {
+        let pairs = translated(3, 0, Protocol::UDP, 5000);
+        let keys = two_sweeps(3, &pairs);
+        assert_eq!(keys.iter().collect::<HashSet<_>>().len(), 10_000);
+        let first: HashSet<_> = keys[..5000].iter().collect();
+        let once = |pair: &Pair| first.contains(&pair.original) != first.contains(&pair.reply);
+        assert!(pairs.iter().all(once));
     }
 }

@@ -11,7 +11,6 @@
 //! workers at rest and the clock stopped, connections are checked ([`anomaly`]) and removed.
 
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
 
@@ -20,17 +19,17 @@ use clashtrack_engine::random::WorkerRng;
 use clashtrack_engine::stats::{ConntrackCounters, ConntrackStats};
 use clashtrack_engine::table::hash::HashKey;
 use clashtrack_engine::table::key::{FlowKey, KeyV4};
+use clashtrack_engine::table::prefetch::Hint;
 use clashtrack_engine::table::slab::EntryId;
-use clashtrack_engine::table::{
-    ChainLengths, Clash, Confirmed, FlowTable, Hit, Refusal, TableConfig,
-};
+use clashtrack_engine::table::{Clash, Confirmed, FlowTable, Hit, Refusal, TableConfig};
 use clashtrack_engine::time::{Nanos, SECOND};
 use clashtrack_engine::tuple::{Direction, Tuple};
 
-use super::anomaly::{self, Anomalies};
+use super::anomaly;
 use super::clash::{ClashWorkload, SourceNat};
 use super::clash_nat;
 use super::flows;
+use super::measure::{Contender, Round};
 use super::worker::{Cores, Crew, run_crew};
 
 /// One race: what is raced, by how many, how large a round is.
@@ -46,6 +45,8 @@ pub struct RaceConfig {
     pub flows: usize,
     /// Seed of flows, NAT and chain limits.
     pub seed: u64,
+    /// How the table asks for memory ahead.
+    pub prefetch: Hint,
 }
 
 /// Entries that a worker may keep in its own free list, with some to spare.
@@ -65,6 +66,7 @@ impl RaceConfig {
             self.flows * self.workers + (self.workers + 1) * (self.batch + ENTRIES_AT_HAND);
         TableConfig {
             buckets: self.flows,
+            prefetch: self.prefetch,
             ..TableConfig::new(capacity, HashKey(rng.next_u64(), rng.next_u64()))
         }
     }
@@ -92,6 +94,18 @@ pub struct Tally {
 }
 
 impl Tally {
+    /// Nothing offered.
+    pub const NOTHING: Tally = Tally {
+        offered: 0,
+        confirmed: 0,
+        resolved_same: 0,
+        resolved_reply_only: 0,
+        dropped: 0,
+        found_at_lookup: 0,
+        collided: 0,
+        torn: 0,
+    };
+
     /// Adds another worker's or another round's.
     pub fn add(&mut self, other: &Tally) {
         self.offered += other.offered;
@@ -104,39 +118,43 @@ impl Tally {
         self.torn += other.torn;
     }
 
+    /// Each outcome moves the kernel's counters as the kernel does, and one place of the tally.
+    pub(super) fn count(&mut self, outcome: &Confirmed, counters: &ConntrackCounters) {
+        let tally = self;
+        match outcome {
+            Confirmed::Inserted => tally.confirmed += 1,
+            Confirmed::Merged(clash) => {
+                tally.resolved_same += 1;
+                tally.collided += u64::from(clash.key == Direction::Original);
+                counters.clash_resolve.increment();
+            }
+            Confirmed::ReplyOnly(clash) => {
+                tally.resolved_reply_only += 1;
+                tally.collided += u64::from(clash.key == Direction::Original);
+                counters.clash_resolve.increment();
+            }
+            Confirmed::Refused(refusal) => {
+                tally.dropped += 1;
+                counters.insert_failed.increment();
+                match refusal {
+                    Refusal::Clash(clash) => {
+                        let original = clash.key == Direction::Original;
+                        tally.collided += u64::from(original);
+                        counters.drop.increment();
+                    }
+                    Refusal::ChainTooLong => counters.chaintoolong.increment(),
+                    Refusal::Dying | Refusal::Full => {}
+                }
+            }
+        }
+    }
+
     /// Offered connections of which nobody knows what became: 0, or the measurement is broken.
     #[must_use]
     pub fn lost(&self) -> i64 {
         let known = self.confirmed + self.resolved_same + self.resolved_reply_only + self.dropped;
         self.offered as i64 - known as i64
     }
-}
-
-/// What a round came to.
-#[derive(Clone, Debug, Default)]
-pub struct RoundResult {
-    /// The timed part.
-    pub elapsed: Duration,
-    /// Whether every worker was pinned.
-    pub pinned: bool,
-    /// All workers together.
-    pub tally: Tally,
-    /// Chances to collide: for each flow, the workers that had it in hand, less one.
-    pub chances: u64,
-    /// What the checks at rest and on the spot saw.
-    pub anomalies: Anomalies,
-    /// Chains before the table was emptied; `None` for a table that has none to count.
-    pub chains: Option<ChainLengths>,
-}
-
-/// A table in a race, whatever its type.
-pub trait Contender: Send {
-    /// Races the next round of new flows, checks, and empties the table.
-    fn round(&mut self, cores: &Cores, interrupted: &AtomicBool) -> RoundResult;
-    /// The counters of each worker since the last reset.
-    fn per_cpu(&self) -> Vec<ConntrackStats>;
-    /// Forgets what was counted so far (the warm-up).
-    fn reset(&mut self);
 }
 
 /// A [`Contender`] over a table of type `T`.
@@ -204,7 +222,7 @@ impl<T: FlowTable<KeyV4>> TableRace<T> {
 }
 
 impl<T: FlowTable<KeyV4>> Contender for TableRace<T> {
-    fn round(&mut self, cores: &Cores, interrupted: &AtomicBool) -> RoundResult {
+    fn round(&mut self, cores: &Cores, interrupted: &AtomicBool) -> Round {
         let config = self.config;
         let flows = flows::of_round(
             config.seed,
@@ -221,18 +239,19 @@ impl<T: FlowTable<KeyV4>> Contender for TableRace<T> {
         let run = run_crew(&mut self.hands, cores, interrupted, |number, hand, crew| {
             hand.sweep(table, &config, &flows, number, crew)
         });
-        let mut result = RoundResult {
+        let mut result = Round {
             elapsed: run.elapsed,
             pinned: run.pinned,
             chances: chances(&run.results),
             chains: table.chain_lengths(),
-            ..RoundResult::default()
+            ..Round::default()
         };
         for hand in &mut self.hands {
             result.tally.add(&hand.tally);
             let restarts = table.take_search_restarts(&mut hand.worker);
             hand.counters.search_restart.add(restarts);
         }
+        result.operations = result.tally.offered;
         result.anomalies = anomaly::check_connections(table, &mut self.checker, NOW);
         result.anomalies.torn += result.tally.torn;
         result.anomalies.vanished += self.vanished_flows(&flows);
@@ -380,7 +399,7 @@ impl<W> Hand<W> {
             let reply = table.slab().entry(id).key(Direction::Reply);
             let random = self.rng.next_u32();
             let outcome = table.confirm(&mut self.worker, id, NOW, random, &mut KernelClashPolicy);
-            self.count(&outcome);
+            self.tally.count(&outcome, &self.counters);
             match outcome {
                 Confirmed::Refused(_) => continue,
                 Confirmed::Merged(clash) => self.check_winner(table, clash, &reply),
@@ -390,37 +409,6 @@ impl<W> Hand<W> {
                 }
             }
             self.fates[flow] = Fate::Accepted;
-        }
-    }
-
-    /// Each outcome moves the kernel's counters as the kernel does, and one place of the tally.
-    fn count(&mut self, outcome: &Confirmed) {
-        let (tally, counters) = (&mut self.tally, &self.counters);
-        match outcome {
-            Confirmed::Inserted => tally.confirmed += 1,
-            Confirmed::Merged(clash) => {
-                tally.resolved_same += 1;
-                tally.collided += u64::from(clash.key == Direction::Original);
-                counters.clash_resolve.increment();
-            }
-            Confirmed::ReplyOnly(clash) => {
-                tally.resolved_reply_only += 1;
-                tally.collided += u64::from(clash.key == Direction::Original);
-                counters.clash_resolve.increment();
-            }
-            Confirmed::Refused(refusal) => {
-                tally.dropped += 1;
-                counters.insert_failed.increment();
-                match refusal {
-                    Refusal::Clash(clash) => {
-                        let original = clash.key == Direction::Original;
-                        tally.collided += u64::from(original);
-                        counters.drop.increment();
-                    }
-                    Refusal::ChainTooLong => counters.chaintoolong.increment(),
-                    Refusal::Dying | Refusal::Full => {}
-                }
-            }
         }
     }
 
@@ -453,6 +441,7 @@ fn inverse(tuple: &Tuple) -> KeyV4 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::anomaly::Anomalies;
     use super::super::clash::CLASH;
     use super::super::clash_nat::CLASH_NAT;
     use super::super::clash_tcp::CLASH_TCP;
@@ -461,13 +450,14 @@ mod tests {
     use crate::peer::striped::StripedTable;
     use clashtrack_engine::table::mutex::MutexTable;
 
-    fn race<T: FlowTable<KeyV4>>(workload: ClashWorkload, workers: usize) -> RoundResult {
+    fn race<T: FlowTable<KeyV4>>(workload: ClashWorkload, workers: usize) -> Round {
         let mut race = TableRace::<T>::new(RaceConfig {
             workload,
             workers,
             batch: 32,
             flows: 3000,
             seed: 5,
+            prefetch: Hint::default(),
         });
         let never = AtomicBool::new(false);
         race.round(&Cores::available(), &never);

@@ -54,7 +54,7 @@ impl Cores {
             } else {
                 "not pinned"
             };
-            format!("1 worker, {pinned}: it has nobody to race with, so nothing can clash")
+            format!("1 worker, {pinned}, with nobody to race with: nothing can clash")
         } else if !pinned {
             format!(
                 "{workers} workers, not pinned: this system does not let a thread choose its core, so figures vary more"

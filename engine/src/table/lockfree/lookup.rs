@@ -183,6 +183,21 @@ impl<K: FlowKey, G: Geometry> LockfreeTable<K, G> {
         }
     }
 
+    /// [`FlowTable::prepare_remove`](crate::table::FlowTable::prepare_remove), pinned: entries first, then the buckets
+    /// that their keys lead to.
+    pub(super) fn prefetch_removes(&self, ids: &[EntryId]) {
+        for &id in ids {
+            prefetch(self.hint, self.slab.entry(id));
+        }
+        for &id in ids {
+            // Acquire, P1: the keys of a life that is confirmed (I7).
+            let state = State(self.state_word(id).load(Ordering::Acquire));
+            if state.is_confirmed() && state.generation() == id.generation {
+                self.prefetch_heads(&self.pieces_of(id, state));
+            }
+        }
+    }
+
     #[inline]
     fn read_head(&self, probe: &Probe, hint: Hint) -> Stage {
         let chain = self.index.chain(probe.bucket);

@@ -306,7 +306,9 @@ impl<K: FlowKey, G: Geometry> FlowTable<K> for LockfreeTable<K, G> {
     /// `config.buckets` is not asked: the number follows from the capacity ([`Layout::for_capacity`]).
     fn new(config: &TableConfig) -> Self {
         let layout = Layout::for_capacity(config.capacity);
-        LockfreeTable::with_layout(layout, config.hash_key, config.acct)
+        let mut table = LockfreeTable::with_layout(layout, config.hash_key, config.acct);
+        table.set_prefetch(config.prefetch);
+        table
     }
 
     fn slab(&self) -> &Slab<K> {
@@ -372,6 +374,12 @@ impl<K: FlowKey, G: Geometry> FlowTable<K> for LockfreeTable<K, G> {
         let confirmed = self.confirm_pinned(worker, id, now, random, policy);
         self.end_call(worker);
         confirmed
+    }
+
+    fn prepare_remove(&self, worker: &mut LockfreeWorker, ids: &[EntryId]) {
+        self.begin_call(worker);
+        self.prefetch_removes(ids);
+        self.end_call(worker);
     }
 
     fn remove(&self, worker: &mut LockfreeWorker, id: EntryId) -> bool {

@@ -1,0 +1,253 @@
+//! What can be measured, and what a run is asked to: workloads, plans, and the cases they are made of.
+
+use std::time::Duration;
+
+use clashtrack_engine::random::WorkerRng;
+use clashtrack_engine::table::TableConfig;
+use clashtrack_engine::table::hash::HashKey;
+use clashtrack_engine::table::prefetch::Hint;
+use clashtrack_engine::tuple::Protocol;
+
+use super::clash::ClashWorkload;
+use super::race::RaceConfig;
+
+/// A workload: a question, and how it is asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Workload {
+    /// The name that `run` takes.
+    pub name: &'static str,
+    /// What its figures answer.
+    pub question: &'static str,
+    /// How it is measured.
+    pub kind: Kind,
+}
+
+/// The kinds of workloads.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// Workers confirm the same flows at the same time.
+    Clash(ClashWorkload),
+    /// Lookups of connections that are there.
+    LookupHit,
+    /// Lookups of new flows.
+    LookupMiss,
+    /// New connections into an empty table.
+    Connect,
+    /// New connections for old ones in a full table.
+    Churn,
+    /// New connections while a thread removes expired ones.
+    Expire,
+    /// A worker is suspended inside confirm.
+    Stall,
+}
+
+impl Kind {
+    /// Keys looked up, or connections confirmed, together.
+    #[must_use]
+    pub fn default_batch(self) -> usize {
+        match self {
+            Kind::LookupHit | Kind::LookupMiss => 64,
+            _ => 32,
+        }
+    }
+
+    /// Flows of a round, or connections of the table.
+    #[must_use]
+    pub fn default_connections(self) -> usize {
+        match self {
+            Kind::Clash(_) => 64_000,
+            _ => 1_000_000,
+        }
+    }
+
+    /// Workers on so many cores. Clashes and stalls need two; expiry has a core of its own where there is one.
+    #[must_use]
+    pub fn default_workers(self, cores: usize) -> usize {
+        match self {
+            Kind::Clash(_) | Kind::Stall => cores.max(2),
+            Kind::Expire => (cores - 1).max(1),
+            _ => cores,
+        }
+    }
+
+    /// Time of one sample. All connections of `expire` go within it: a million in half a second would keep a whole
+    /// core busy.
+    #[must_use]
+    pub fn default_duration(self) -> Duration {
+        match self {
+            Kind::Expire => Duration::from_secs(5),
+            Kind::Stall => SUSPENSION,
+            _ => Duration::from_millis(500),
+        }
+    }
+
+    /// Workers at least.
+    #[must_use]
+    pub fn workers_min(self) -> usize {
+        if self == Kind::Stall { 2 } else { 1 }
+    }
+}
+
+/// Everything that is to be measured, resolved before any thread starts. An empty list of
+/// numbers or protocols stands for each workload's own default.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// What.
+    pub workloads: Vec<Workload>,
+    /// Names out of [`TABLES`](crate::peer::TABLES).
+    pub tables: Vec<&'static str>,
+    /// Numbers of workers.
+    pub workers: Vec<usize>,
+    /// Batch sizes.
+    pub batches: Vec<usize>,
+    /// Connections of the table; of clash workloads flows a round.
+    pub connections: Vec<usize>,
+    /// Protocols of the connections; clash workloads have their own.
+    pub protocols: Vec<Protocol>,
+    /// Time of one sample: the sum of its rounds' timed parts reaches it.
+    pub duration: Option<Duration>,
+    /// Samples.
+    pub repeat: usize,
+    /// Seed of everything that is drawn.
+    pub seed: u64,
+    /// Cores that workers are pinned to.
+    pub cores: usize,
+    /// How tables ask for memory ahead.
+    pub prefetch: Hint,
+}
+
+/// How long a worker stays suspended in [`Kind::Stall`].
+pub const SUSPENSION: Duration = Duration::from_secs(2);
+
+impl Plan {
+    /// One a combination, in the order in which they are measured.
+    #[must_use]
+    pub fn cases(&self) -> Vec<Case> {
+        let or = |list: &[usize], default: usize| match list {
+            [] => vec![default],
+            list => list.to_vec(),
+        };
+        let mut cases = Vec::new();
+        for &workload in &self.workloads {
+            let kind = workload.kind;
+            let protocols = match (kind, self.protocols.as_slice()) {
+                (Kind::Clash(clash), _) => vec![clash.protocol],
+                (_, []) => vec![Protocol::TCP],
+                (_, list) => list.to_vec(),
+            };
+            for protocol in protocols {
+                for &workers in &or(&self.workers, kind.default_workers(self.cores)) {
+                    for &connections in &or(&self.connections, kind.default_connections()) {
+                        for &batch in &or(&self.batches, kind.default_batch()) {
+                            cases.push(Case {
+                                workload,
+                                workers,
+                                batch,
+                                connections,
+                                protocol,
+                                duration: match (kind, self.duration) {
+                                    (Kind::Stall, _) => SUSPENSION,
+                                    (_, Some(duration)) => duration,
+                                    (_, None) => kind.default_duration(),
+                                },
+                                repeat: self.repeat,
+                                seed: self.seed,
+                                prefetch: self.prefetch,
+                            });
+                        }
+                    }
+                }
+            }
+        }
+        cases
+    }
+
+    /// Samples in all, of all tables: the length of the progress bar.
+    #[must_use]
+    pub fn steps(&self) -> u64 {
+        let samples: usize = self.cases().iter().map(Case::samples).sum();
+        (samples * self.tables.len()) as u64
+    }
+}
+
+/// One combination of a plan, for all its tables.
+#[derive(Clone, Copy, Debug)]
+pub struct Case {
+    /// What.
+    pub workload: Workload,
+    /// Workers.
+    pub workers: usize,
+    /// Keys or connections handled together.
+    pub batch: usize,
+    /// Connections of the table, or flows of a round.
+    pub connections: usize,
+    /// Their protocol.
+    pub protocol: Protocol,
+    /// Time of a sample.
+    pub duration: Duration,
+    /// Samples asked for.
+    pub repeat: usize,
+    /// Seed of everything that is drawn.
+    pub seed: u64,
+    /// How tables ask for memory ahead.
+    pub prefetch: Hint,
+}
+
+/// Entries that a worker may keep in its own free list, with some to spare.
+const ENTRIES_AT_HAND: usize = 256;
+/// Batches that a worker has in the table beside the connections that fill it.
+const BATCHES_IN_HAND: usize = 4;
+
+impl Case {
+    /// The clash workloads' form of it.
+    #[must_use]
+    pub fn race(&self, workload: ClashWorkload) -> RaceConfig {
+        RaceConfig {
+            workload,
+            workers: self.workers,
+            batch: self.batch,
+            flows: self.connections,
+            seed: self.seed,
+            prefetch: self.prefetch,
+        }
+    }
+
+    /// A stall is a yes or a no: it is asked once.
+    #[must_use]
+    pub fn samples(&self) -> usize {
+        match self.workload.kind {
+            Kind::Stall => 1,
+            _ => self.repeat,
+        }
+    }
+
+    /// The time after which a sample has had enough rounds. Where a round is as long as a sample: at once.
+    #[must_use]
+    pub fn enough(&self) -> Duration {
+        match self.workload.kind {
+            Kind::Stall | Kind::Expire => Duration::ZERO,
+            _ => self.duration,
+        }
+    }
+
+    /// How the table is made: room for the connections and for what the workers have in hand.
+    #[must_use]
+    pub fn table(&self) -> TableConfig {
+        if let Kind::Clash(workload) = self.workload.kind {
+            return self.race(workload).table();
+        }
+        let mut rng = WorkerRng::new(self.seed, usize::MAX);
+        let hands = (self.workers + 2) * (BATCHES_IN_HAND * self.batch + ENTRIES_AT_HAND);
+        let hash_key = HashKey(rng.next_u64(), rng.next_u64());
+        TableConfig {
+            prefetch: self.prefetch,
+            ..TableConfig::new(self.connections + hands, hash_key)
+        }
+    }
+
+    /// The part of `all` that belongs to a worker.
+    #[must_use]
+    pub fn share(&self, worker: usize, all: usize) -> std::ops::Range<usize> {
+        all * worker / self.workers..all * (worker + 1) / self.workers
+    }
+}

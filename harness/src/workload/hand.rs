@@ -1,0 +1,181 @@
+//! A worker's own things in the measured workloads, and how it connects and expires in batches.
+
+use clashtrack_engine::clash::KernelClashPolicy;
+use clashtrack_engine::random::WorkerRng;
+use clashtrack_engine::stats::{ConntrackCounters, ConntrackStats};
+use clashtrack_engine::status::Status;
+use clashtrack_engine::table::key::KeyV4;
+use clashtrack_engine::table::slab::{EntryId, TrackerWords};
+use clashtrack_engine::table::{ClashPolicy, Confirmed, FlowTable};
+use clashtrack_engine::time::{Nanos, SECOND};
+use clashtrack_engine::tuple::Protocol;
+
+use super::flows::Pair;
+use super::race::Tally;
+
+/// The time of all packets where none passes.
+pub(super) const NOW: Nanos = SECOND;
+/// A timeout that does not pass (`nf_conntrack_tcp_timeout_established`).
+pub(super) const LONG: Nanos = 432_000 * SECOND;
+/// What NAT set-up leaves in an entry behind source NAT.
+const NAT: Status = Status::SRC_NAT.union(Status::SRC_NAT_DONE);
+/// The status of a connection of these workloads, once it is in the table.
+pub(super) const CONNECTED: Status = NAT.union(Status::CONFIRMED);
+
+/// The state number of a first SYN (`TCP_CONNTRACK_SYN_SENT`).
+const SYN_SENT: u8 = 1;
+/// Window tracking of a first SYN, in the shape that matters here: seven words written.
+const FIRST_WINDOW: TrackerWords = [1, 1, 1, 65_535, 0, 0, 0];
+
+/// A worker's own things.
+#[derive(Debug)]
+pub(super) struct Hand<W> {
+    pub(super) worker: W,
+    pub(super) counters: ConntrackCounters,
+    pub(super) tally: Tally,
+    /// Connections that found no entry to be made of.
+    pub(super) refused: u64,
+    protocol: Protocol,
+    rng: WorkerRng,
+    before: ConntrackStats,
+    unconfirmed: Vec<EntryId>,
+}
+
+impl<W> Hand<W> {
+    pub(super) fn new(
+        worker: W,
+        number: usize,
+        seed: u64,
+        protocol: Protocol,
+        batch: usize,
+    ) -> Hand<W> {
+        Hand {
+            worker,
+            counters: ConntrackCounters::default(),
+            tally: Tally::default(),
+            refused: 0,
+            protocol,
+            rng: WorkerRng::new(!seed, number),
+            before: ConntrackStats::default(),
+            unconfirmed: Vec::with_capacity(batch),
+        }
+    }
+
+    /// Counters since the last [`Hand::reset`].
+    pub(super) fn stats(&self) -> ConntrackStats {
+        self.counters.snapshot().since(&self.before)
+    }
+
+    pub(super) fn reset(&mut self) {
+        self.before = self.counters.snapshot();
+    }
+
+    /// Takes the tally, and the restarts of lookups into the counters.
+    pub(super) fn take_tally<T: FlowTable<KeyV4, Worker = W>>(&mut self, table: &T) -> Tally {
+        let restarts = table.take_search_restarts(&mut self.worker);
+        self.counters.search_restart.add(restarts);
+        std::mem::take(&mut self.tally)
+    }
+
+    /// Connects a batch: an entry each, initialised as the first packet does it, then confirmed by
+    /// both keys and let go. `kept` is told which entry each one that was inserted has.
+    ///
+    /// A UDP connection does not touch the line of the TCP tracker.
+    pub(super) fn connect<T: FlowTable<KeyV4, Worker = W>>(
+        &mut self,
+        table: &T,
+        batch: &[Pair],
+        now: Nanos,
+        mut timeout: impl FnMut(usize) -> Nanos,
+        mut kept: impl FnMut(usize, EntryId),
+    ) {
+        table.begin(&mut self.worker);
+        self.unconfirmed.clear();
+        for (number, pair) in batch.iter().enumerate() {
+            let Some(id) = table.allocate(&mut self.worker) else {
+                self.refused += 1;
+                self.counters.drop.increment();
+                continue;
+            };
+            let entry = table.slab().entry(id);
+            entry.set_keys(pair.original, pair.reply);
+            entry.put_status(NAT);
+            entry.set_deadline(timeout(number));
+            if self.protocol == Protocol::TCP {
+                table
+                    .slab()
+                    .tracker(id)
+                    .lock()
+                    .store(FIRST_WINDOW, SYN_SENT);
+            }
+            self.unconfirmed.push(id);
+        }
+        table.prepare_confirm(&mut self.worker, &self.unconfirmed);
+        for (number, &id) in self.unconfirmed.iter().enumerate() {
+            let random = self.rng.next_u32();
+            let outcome = table.confirm(&mut self.worker, id, now, random, &mut KernelClashPolicy);
+            self.tally.offered += 1;
+            self.tally.count(&outcome, &self.counters);
+            match outcome {
+                Confirmed::Inserted | Confirmed::ReplyOnly(_) => {
+                    table.release(&mut self.worker, id);
+                    kept(number, id);
+                }
+                Confirmed::Merged(clash) => {
+                    table.release(&mut self.worker, clash.winner);
+                }
+                Confirmed::Refused(_) => {}
+            }
+        }
+        table.end(&mut self.worker);
+    }
+
+    /// Connects one, with a policy for clashes. The table lets others wait, or not, while it decides.
+    pub(super) fn connect_with<T: FlowTable<KeyV4, Worker = W>>(
+        &mut self,
+        table: &T,
+        pair: &Pair,
+        policy: &mut dyn ClashPolicy<KeyV4>,
+    ) {
+        table.begin(&mut self.worker);
+        if let Some(id) = table.allocate(&mut self.worker) {
+            let entry = table.slab().entry(id);
+            entry.set_keys(pair.original, pair.reply);
+            entry.put_status(NAT);
+            entry.set_deadline(LONG);
+            let outcome = table.confirm(&mut self.worker, id, NOW, 0, policy);
+            self.tally.offered += 1;
+            self.tally.count(&outcome, &self.counters);
+            match outcome {
+                Confirmed::Inserted | Confirmed::ReplyOnly(_) => {
+                    table.release(&mut self.worker, id);
+                }
+                Confirmed::Merged(clash) => {
+                    table.release(&mut self.worker, clash.winner);
+                }
+                Confirmed::Refused(_) => {}
+            }
+        }
+        table.end(&mut self.worker);
+    }
+
+    /// Takes connections out, as expiry does once it has found them. Returns how many it was that
+    /// took out: all that nobody else did.
+    pub(super) fn expire<T: FlowTable<KeyV4, Worker = W>>(
+        &mut self,
+        table: &T,
+        ids: &[EntryId],
+    ) -> u64 {
+        table.begin(&mut self.worker);
+        table.prepare_remove(&mut self.worker, ids);
+        let mut removed = 0;
+        for &id in ids {
+            if table.remove(&mut self.worker, id) {
+                table.release(&mut self.worker, id);
+                removed += 1;
+            }
+        }
+        table.end(&mut self.worker);
+        removed
+    }
+}

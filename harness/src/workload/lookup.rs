@@ -1,0 +1,203 @@
+//! Lookups in a full table, of keys that are there or of keys that are not.
+
+use std::hint::black_box;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use crossbeam_utils::CachePadded;
+
+use clashtrack_engine::stats::ConntrackStats;
+use clashtrack_engine::table::key::KeyV4;
+use clashtrack_engine::table::{FlowTable, Hit};
+
+use super::anomaly::Anomalies;
+use super::case::{Case, Kind};
+use super::hand::{CONNECTED, Hand, LONG, NOW};
+use super::measure::{Contender, Round};
+use super::traffic::Traffic;
+use super::worker::{Cores, Crew, run_crew};
+
+/// Lookups of a worker in a round: some ten milliseconds, far more than starting together costs.
+pub const ROUND_LOOKUPS: usize = 1 << 18;
+
+/// A [`Contender`] over a table of type `T`.
+#[derive(Debug)]
+pub struct LookupContender<T: FlowTable<KeyV4>> {
+    table: T,
+    traffic: Arc<Traffic>,
+    batch: usize,
+    /// Whether the keys are there.
+    hits: bool,
+    hands: Vec<CachePadded<Looker<T::Worker>>>,
+    marker: PhantomData<T>,
+}
+
+/// A worker that looks up.
+#[derive(Debug)]
+struct Looker<W> {
+    hand: Hand<W>,
+    /// Where in the keys it goes on.
+    next: usize,
+    found: Vec<Option<Hit>>,
+}
+
+/// What a worker saw in a round.
+#[derive(Clone, Copy, Default, Debug)]
+struct Seen {
+    lookups: u64,
+    hits: u64,
+    /// Sum of the status words read: known beforehand, so that nothing can be left out.
+    statuses: u64,
+}
+
+impl<T: FlowTable<KeyV4>> LookupContender<T> {
+    /// Makes the table and fills it.
+    #[must_use]
+    pub fn new(case: &Case, traffic: Arc<Traffic>) -> LookupContender<T> {
+        let table = T::new(&case.table());
+        let mut filler = Hand::new(
+            table.worker(),
+            usize::MAX,
+            case.seed,
+            case.protocol,
+            case.batch,
+        );
+        for batch in traffic.residents.chunks(case.batch) {
+            filler.connect(&table, batch, NOW, |_| LONG, |_, _| ());
+        }
+        table.leave(&mut filler.worker);
+        let looker = |number| {
+            CachePadded::new(Looker {
+                hand: Hand::new(table.worker(), number, case.seed, case.protocol, case.batch),
+                next: case.share(number, traffic.keys.len()).start,
+                found: vec![None; case.batch],
+            })
+        };
+        LookupContender {
+            hands: (0..case.workers).map(looker).collect(),
+            batch: case.batch,
+            hits: case.workload.kind == Kind::LookupHit,
+            table,
+            traffic,
+            marker: PhantomData,
+        }
+    }
+}
+
+impl<T: FlowTable<KeyV4>> Contender for LookupContender<T> {
+    /// # Panics
+    /// If the table finds a key that was never inserted, or a connection with another status than it was given.
+    fn round(&mut self, cores: &Cores, interrupted: &AtomicBool) -> Round {
+        let (table, keys, batch) = (&self.table, &self.traffic.keys, self.batch);
+        let run = run_crew(&mut self.hands, cores, interrupted, |_, looker, crew| {
+            if batch == 1 {
+                looker.one_by_one(table, keys, crew)
+            } else {
+                looker.in_batches(table, keys, batch, crew)
+            }
+        });
+        let mut round = Round {
+            elapsed: run.elapsed,
+            pinned: run.pinned,
+            ..Round::default()
+        };
+        for (seen, looker) in run.results.into_iter().zip(&mut self.hands) {
+            looker.hand.take_tally(table);
+            round.operations += seen.lookups;
+            assert_eq!(
+                seen.statuses,
+                seen.hits * u64::from(CONNECTED.bits()),
+                "{}: a lookup found a connection with another status than it was given",
+                T::NAME
+            );
+            if self.hits {
+                round.anomalies.add(Anomalies {
+                    vanished: seen.lookups - seen.hits,
+                    ..Anomalies::default()
+                });
+            } else {
+                assert_eq!(
+                    seen.hits,
+                    0,
+                    "{}: a lookup found a key that was never inserted",
+                    T::NAME
+                );
+            }
+        }
+        round
+    }
+
+    fn per_cpu(&self) -> Vec<ConntrackStats> {
+        self.hands
+            .iter()
+            .map(|looker| looker.hand.stats())
+            .collect()
+    }
+
+    fn reset(&mut self) {
+        self.hands.iter_mut().for_each(|looker| looker.hand.reset());
+    }
+}
+
+impl<W> Looker<W> {
+    fn in_batches<T: FlowTable<KeyV4, Worker = W>>(
+        &mut self,
+        table: &T,
+        keys: &[KeyV4],
+        batch: usize,
+        crew: &Crew<'_>,
+    ) -> Seen {
+        let mut seen = Seen::default();
+        while seen.lookups < ROUND_LOOKUPS as u64 && !crew.should_stop() {
+            let end = (self.next + batch).min(keys.len());
+            let asked = &keys[self.next..end];
+            self.next = if end == keys.len() { 0 } else { end };
+            let found = &mut self.found[..asked.len()];
+            table.begin(&mut self.hand.worker);
+            table.lookup_batch(&mut self.hand.worker, asked, NOW, found);
+            for hit in found.iter().flatten() {
+                seen.hits += 1;
+                seen.statuses += u64::from(table.slab().entry(hit.id).status().bits());
+                table.release(&mut self.hand.worker, hit.id);
+            }
+            table.end(&mut self.hand.worker);
+            seen.lookups += asked.len() as u64;
+        }
+        seen
+    }
+
+    /// Each lookup waits for the one before.
+    fn one_by_one<T: FlowTable<KeyV4, Worker = W>>(
+        &mut self,
+        table: &T,
+        keys: &[KeyV4],
+        crew: &Crew<'_>,
+    ) -> Seen {
+        /// Looks at the stop flag once in so many lookups.
+        const STRETCH: usize = 1024;
+        // 0, but neither the compiler nor the processor knows: what is found must have arrived
+        // before the place of the next key is known.
+        let never = black_box(0usize);
+        let mut seen = Seen::default();
+        while seen.lookups < ROUND_LOOKUPS as u64 && !crew.should_stop() {
+            let end = (self.next + STRETCH).min(keys.len());
+            let mut waits_for = 0;
+            for at in self.next..end {
+                let key = &keys[at + waits_for];
+                table.begin(&mut self.hand.worker);
+                if let Some(hit) = table.lookup(&mut self.hand.worker, key, NOW) {
+                    let status = table.slab().entry(hit.id).status().bits();
+                    seen.hits += 1;
+                    seen.statuses += u64::from(status);
+                    waits_for = status as usize & never;
+                    table.release(&mut self.hand.worker, hit.id);
+                }
+                table.end(&mut self.hand.worker);
+            }
+            seen.lookups += (end - self.next) as u64;
+            self.next = if end == keys.len() { 0 } else { end };
+        }
+        seen
+    }
+}

@@ -1,0 +1,139 @@
+//! The driver and the measured workloads, on small tables.
+
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use clashtrack_engine::table::prefetch::Hint;
+use clashtrack_engine::tuple::Protocol;
+
+use super::*;
+use crate::peer::TABLES;
+
+fn plan(workloads: &[Workload]) -> Plan {
+    Plan {
+        workloads: workloads.to_vec(),
+        tables: TABLES.iter().map(|table| table.name).collect(),
+        workers: vec![2],
+        batches: vec![16],
+        connections: vec![500],
+        protocols: Vec::new(),
+        duration: Some(Duration::from_nanos(1)),
+        repeat: 3,
+        seed: 1,
+        cores: 2,
+        prefetch: Hint::default(),
+    }
+}
+
+fn measured(plan: &Plan) -> Vec<Measurement> {
+    let measured = measure(plan, &AtomicBool::new(false), |_, _| ());
+    assert!(!measured.interrupted);
+    assert_eq!(
+        measured.measurements.len(),
+        plan.cases().len() * plan.tables.len()
+    );
+    measured.measurements
+}
+
+#[test]
+fn every_table_gets_every_sample() {
+    let plan = Plan {
+        tables: vec!["striped", "mutex"],
+        ..plan(&[clash::WORKLOAD])
+    };
+    let mut steps = 0;
+    let measured = measure(&plan, &AtomicBool::new(false), |_, _| steps += 1);
+    assert_eq!(steps, plan.steps());
+    assert_eq!(measured.measurements.len(), 2);
+    for measurement in &measured.measurements {
+        assert_eq!(measurement.samples.len(), 3);
+        assert_eq!(measurement.per_cpu.len(), 2);
+        assert_eq!(measurement.tally.lost(), 0);
+        assert!(!measurement.anomalies.any());
+    }
+}
+
+#[test]
+fn an_interrupt_before_the_first_sample_measures_nothing_and_says_so() {
+    let plan = plan(&[clash::WORKLOAD, lookup_hit::WORKLOAD]);
+    let measured = measure(&plan, &AtomicBool::new(true), |_, _| ());
+    assert!(measured.interrupted && measured.measurements.is_empty());
+}
+
+#[test]
+fn lookups_find_what_is_there_and_nothing_else_and_have_a_limit_beside_them() {
+    let plan = Plan {
+        repeat: 1,
+        batches: vec![1, 16],
+        workers: vec![1, 2],
+        ..plan(&[lookup_hit::WORKLOAD, lookup_miss::WORKLOAD])
+    };
+    for measurement in measured(&plan) {
+        let lookups = (measurement.case.workers * lookup::ROUND_LOOKUPS) as u64;
+        assert!(measurement.samples[0].operations >= lookups);
+        assert!(!measurement.anomalies.any(), "{measurement:?}");
+        assert!(measurement.limit[0].operations >= lookups);
+        assert_eq!(measurement.tally.offered, 0);
+    }
+}
+
+#[test]
+fn connections_are_all_confirmed_in_an_empty_table_and_in_one_that_turns_over() {
+    let plan = Plan {
+        repeat: 1,
+        protocols: vec![Protocol::TCP, Protocol::UDP],
+        ..plan(&[connect::WORKLOAD, churn::WORKLOAD])
+    };
+    for measurement in measured(&plan) {
+        let tally = measurement.tally;
+        assert!(tally.offered >= 500, "{measurement:?}");
+        assert_eq!(tally.offered, tally.confirmed, "{measurement:?}");
+        assert!(!measurement.anomalies.any(), "{measurement:?}");
+        assert_eq!(measurement.limit.len(), 1);
+    }
+}
+
+#[test]
+fn a_batch_may_be_larger_than_a_workers_part_of_the_table() {
+    let plan = Plan {
+        repeat: 1,
+        batches: vec![300],
+        connections: vec![100],
+        ..plan(&[connect::WORKLOAD, churn::WORKLOAD, lookup_hit::WORKLOAD])
+    };
+    measured(&plan);
+}
+
+#[test]
+fn all_connections_expire_within_the_time_while_new_ones_come() {
+    let plan = Plan {
+        repeat: 1,
+        workers: vec![1],
+        duration: Some(Duration::from_millis(160)),
+        ..plan(&[expire::WORKLOAD])
+    };
+    for measurement in measured(&plan) {
+        let expiry = measurement.expiry.as_ref().expect("expire tells of expiry");
+        // The newest batch is still there, and perhaps the one before.
+        assert!(expiry.left_over <= 2 * 16, "{expiry:?}");
+        assert!(expiry.expired >= 500 * 9 / 10, "{expiry:?}");
+        assert!(!expiry.with.is_empty() && !expiry.without.is_empty());
+        assert_eq!(measurement.tally.offered, measurement.tally.confirmed);
+    }
+}
+
+#[test]
+fn a_suspended_worker_hangs_the_tables_that_lock_and_not_the_lock_free_one() {
+    let case = Case {
+        duration: Duration::from_millis(300),
+        ..plan(&[stall::WORKLOAD]).cases()[0]
+    };
+    for (table, hangs) in [("lockfree", false), ("striped", true), ("mutex", true)] {
+        let stall = measure::once(table, &case)
+            .stall
+            .expect("stall tells of it");
+        assert_eq!(stall.hung, hangs, "{table}: {stall:?}");
+        assert!(stall.others_ops > 0 || hangs, "{table}: {stall:?}");
+        assert!(stall.suspended >= case.duration);
+    }
+}
