@@ -130,10 +130,9 @@ fn expire_fits_the_schema_and_its_removals_are_in_counters_of_their_own() {
     let value = json(&[&["run"], &words[..], &sizes, &["--json"]].concat());
     assert_fits_the_schema(&value);
     for result in value["results"].as_array().unwrap() {
-        assert!(
-            result["maintenance"]["expired"].as_u64().unwrap() > 0,
-            "{result}"
-        );
+        let expired = result["maintenance"]["expired"].as_u64().unwrap();
+        let left_over = result["expiry"]["left_over"].as_u64().unwrap();
+        assert_eq!(expired + left_over, 2000, "{result}");
         assert!(
             result["expiry"]["core_share"].as_f64().unwrap() > 0.0,
             "{result}"

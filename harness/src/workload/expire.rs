@@ -6,7 +6,7 @@
 //! what has expired; it sleeps between its passes. Time is cut into slots: in every second one it works, in the others it
 //! rests, so that both halves of the comparison see the same machine. Meanwhile each worker makes new
 //! connections in batches that are due at fixed moments, at half the rate that it reached when nothing else
-//! happened, and takes them out again a batch later. How long an insert took is counted from the moment at which its batch
+//! happened, and takes them out again once their time is noted. How long an insert took is counted from the moment at which its batch
 //! was due (coordinated omission), so a worker that was held up pays for everything that had to wait.
 //!
 //! Workers have cores of their own by default and the expiry thread another one; with more workers than that they
@@ -140,8 +140,8 @@ enum Member<W> {
 #[derive(Debug)]
 struct Inserter<W> {
     hand: Hand<W>,
-    /// The batch before, to be taken out.
-    previous: Vec<EntryId>,
+    /// The newest batch, to be taken out.
+    newest: Vec<EntryId>,
     next: usize,
     seen: Expiry,
 }
@@ -185,7 +185,7 @@ impl<T: FlowTable<KeyV4>> ExpireContender<T> {
         let inserter = |number| {
             Member::Inserter(Box::new(Inserter {
                 hand: hand(number),
-                previous: Vec::with_capacity(case.batch),
+                newest: Vec::with_capacity(case.batch),
                 next: case.share(number, traffic.newcomers.len()).start,
                 seen: Expiry::nothing(),
             }))
@@ -243,7 +243,7 @@ impl<T: FlowTable<KeyV4>> ExpireContender<T> {
                     break;
                 }
                 inserter.insert(table, &traffic.newcomers, case.batch, NOW);
-                inserter.take_out_previous(table);
+                inserter.take_out_newest(table);
             }
         });
         (2 * run.elapsed / BATCHES).max(Duration::from_nanos(1))
@@ -324,7 +324,7 @@ impl<T: FlowTable<KeyV4>> Contender for ExpireContender<T> {
 }
 
 impl<W> Inserter<W> {
-    /// Makes a batch of new connections; they go out by the next call of `take_out_previous`.
+    /// Makes a batch of new connections; they go out by the next call of `take_out_newest`.
     fn insert<T: FlowTable<KeyV4, Worker = W>>(
         &mut self,
         table: &T,
@@ -335,14 +335,14 @@ impl<W> Inserter<W> {
         let end = (self.next + batch).min(newcomers.len());
         let pairs = &newcomers[self.next..end];
         self.next = if end == newcomers.len() { 0 } else { end };
-        let made = &mut self.previous;
+        let made = &mut self.newest;
         self.hand
             .connect(table, pairs, now, |_| LONG, |_, id| made.push(id));
     }
 
-    fn take_out_previous<T: FlowTable<KeyV4, Worker = W>>(&mut self, table: &T) {
-        self.hand.expire(table, &self.previous);
-        self.previous.clear();
+    fn take_out_newest<T: FlowTable<KeyV4, Worker = W>>(&mut self, table: &T) {
+        self.hand.expire(table, &self.newest);
+        self.newest.clear();
     }
 
     fn work<T: FlowTable<KeyV4, Worker = W>>(
@@ -366,8 +366,9 @@ impl<W> Inserter<W> {
             } else {
                 &mut self.seen.without
             };
-            histogram.saturating_record_n(late, batch as u64);
-            self.take_out_previous(table);
+            // The last batch of the traffic may be shorter.
+            histogram.saturating_record_n(late, self.newest.len() as u64);
+            self.take_out_newest(table);
             due += interval;
         }
     }
