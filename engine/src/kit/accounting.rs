@@ -114,7 +114,7 @@ impl<K: FlowKey, T: FlowTable<K>> Racer<'_, K, T> {
     fn round(&mut self, round: u16, meeting: &Meeting) -> Result<(), Stop> {
         meeting.wait()?;
         for number in 0..FLOWS {
-            if number % 32 == 0 {
+            if number.is_multiple_of(32) {
                 self.table.begin(&mut self.worker);
             }
             self.offer(round, number)?;
@@ -145,13 +145,22 @@ impl<K: FlowKey, T: FlowTable<K>> Racer<'_, K, T> {
             ..Name::udp(number)
         };
         // Even flows have one reply tuple, odd ones a tuple for each thread, as random source NAT draws.
-        let side = if number.is_multiple_of(2) { 0 } else { self.thread };
+        let side = if number.is_multiple_of(2) {
+            0
+        } else {
+            self.thread
+        };
         let reply = Name {
             number: (number ^ (round & 0x3ff)) + 1024 * (1 + side as u16),
             ..original.answer()
         };
-        let found =
-            calls::look::<K, T>(self.table, &mut self.worker, original, NOW, number.is_multiple_of(3))?;
+        let found = calls::look::<K, T>(
+            self.table,
+            &mut self.worker,
+            original,
+            NOW,
+            number.is_multiple_of(3),
+        )?;
         if let Some((hit, _)) = found {
             self.table.release(&mut self.worker, hit.id);
             return Ok(());
