@@ -114,7 +114,7 @@ impl<K: FlowKey, T: FlowTable<K>> Racer<'_, K, T> {
     fn round(&mut self, round: u16, meeting: &Meeting) -> Result<(), Stop> {
         meeting.wait()?;
         for number in 0..FLOWS {
-            if number % 32 == 0 {
+            if number.is_multiple_of(32) {
                 self.table.begin(&mut self.worker);
             }
             self.offer(round, number)?;

@@ -140,7 +140,8 @@ fn look_on<K: FlowKey, T: FlowTable<K>>(
         table.begin(&mut worker);
         for number in 0..STAY {
             for name in keys(number) {
-                let found = calls::look::<K, T>(table, &mut worker, name, NOW, number % 2 == 0)?;
+                let found =
+                    calls::look::<K, T>(table, &mut worker, name, NOW, number.is_multiple_of(2))?;
                 let Some((hit, _)) = found else {
                     return Err(Broken::new(format!("{name:?} stays, and was not found")).into());
                 };
