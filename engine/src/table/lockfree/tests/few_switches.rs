@@ -167,10 +167,10 @@ fn random_turns(random: &mut Random, threads: usize) -> Vec<(usize, u64)> {
         .collect()
 }
 
-/// `SCHEDULES` random schedules of a scenario (default: `schedules`).
+/// `RUNS` random schedules of a scenario (default: `schedules`).
 fn check<G: Geometry>(name: &'static str, mut scenario: Scenario, schedules: u64) {
     scenario.name = name;
-    let schedules = setting("SCHEDULES", schedules);
+    let schedules = setting("RUNS", schedules);
     let mut random = Random(setting("SEED", 0));
     let census = Arc::default();
     for _ in 0..schedules {
