@@ -24,7 +24,7 @@ const HASH: HashKey = HashKey(1, 2);
 const TAG: u16 = 0x1234;
 
 /// Canonical keys of a scenario.
-const CANONS: u8 = 12;
+pub(super) const CANONS: u8 = 12;
 
 /// A key of a scenario: canonical key `canon` (of chain `canon % heads`), as it is or inverted.
 pub(super) type Name = (u8, u8);
@@ -212,7 +212,7 @@ fn apply(map: &Map, op: &Op, answer: &Answer) -> Option<Map> {
 pub(super) type History = Vec<(Op, Answer)>;
 
 /// Is there an order of the threads' operations that gives these answers, and then those of `after`?
-fn explained(
+pub(super) fn explained(
     map: &Map,
     threads: &[History],
     at: &mut Vec<usize>,
@@ -282,6 +282,15 @@ pub(super) fn scenario(
     }
 }
 
+/// What a scenario starts from.
+pub(super) struct SetUp<G: Geometry> {
+    pub(super) table: Arc<LockfreeTable<KeyV4, G>>,
+    pub(super) workers: Vec<LockfreeWorker>,
+    pub(super) map: Map,
+    /// Of the connections that are there.
+    pub(super) ids: HashMap<u32, EntryId>,
+}
+
 impl Scenario {
     pub(super) fn overflow(mut self, each: usize) -> Self {
         self.overflow = each;
@@ -310,18 +319,18 @@ impl Scenario {
         self
     }
 
-    /// One execution.
-    pub(super) fn execute<G: Geometry>(&self, census: &Mutex<HashMap<Vec<Vec<Answer>>, u64>>) {
-        let threads = self.threads.len();
+    /// The table, with what is there before the threads start, and a worker for each of
+    /// `workers` threads; the first one has done what comes before.
+    pub(super) fn set_up<G: Geometry>(&self, workers: usize) -> SetUp<G> {
         let layout = Layout {
-            entries_max: (self.entries * threads + self.before.len()).max(1),
+            entries_max: (self.entries * workers + self.before.len()).max(1),
             slack: 0,
             heads: self.heads as usize,
             // One more than the first thread may need beforehand.
-            overflow: self.overflow * (threads + 1),
+            overflow: self.overflow * (workers + 1),
         };
         let table = Arc::new(LockfreeTable::<KeyV4, G>::with_layout(layout, HASH, false));
-        let mut workers: Vec<LockfreeWorker> = (0..threads)
+        let mut workers: Vec<LockfreeWorker> = (0..workers)
             .map(|thread| {
                 let mut worker = table.worker();
                 let before = if thread == 0 { self.before.len() } else { 0 };
@@ -330,8 +339,7 @@ impl Scenario {
                 worker
             })
             .collect();
-        let mut first = workers.remove(0);
-        let before: Vec<Answer> = self.call_all(&table, &mut first, &self.before);
+        let before: Vec<Answer> = self.call_all(&table, &mut workers[0], &self.before);
         let map = self
             .before
             .iter()
@@ -339,11 +347,28 @@ impl Scenario {
             .fold(Map::new(), |map, (op, answer)| {
                 apply(&map, op, answer).expect("alone")
             });
-        let ids: HashMap<u32, EntryId> = table
+        let ids = table
             .slab()
             .confirmed()
             .map(|(id, entry)| (entry.masquerade_device(), id))
             .collect();
+        SetUp {
+            table,
+            workers,
+            map,
+            ids,
+        }
+    }
+
+    /// One execution.
+    pub(super) fn execute<G: Geometry>(&self, census: &Mutex<HashMap<Vec<Vec<Answer>>, u64>>) {
+        let SetUp {
+            table,
+            mut workers,
+            map,
+            ids,
+        } = self.set_up::<G>(self.threads.len());
+        let mut first = workers.remove(0);
         if !self.epochs {
             table.begin(&mut first);
             workers.iter_mut().for_each(|worker| table.begin(worker));
@@ -375,7 +400,7 @@ impl Scenario {
     }
 
     /// Compares with the map, and looks at what is at rest.
-    fn judge<G: Geometry>(
+    pub(super) fn judge<G: Geometry>(
         &self,
         table: &LockfreeTable<KeyV4, G>,
         workers: &mut [LockfreeWorker],
@@ -410,7 +435,7 @@ impl Scenario {
         table.assert_quiescent(&workers.iter().collect::<Vec<_>>(), &[]);
     }
 
-    fn call_all<G: Geometry>(
+    pub(super) fn call_all<G: Geometry>(
         &self,
         table: &LockfreeTable<KeyV4, G>,
         worker: &mut LockfreeWorker,
@@ -419,7 +444,7 @@ impl Scenario {
         self.call_with(table, worker, ops, &HashMap::new())
     }
 
-    fn call_with<G: Geometry>(
+    pub(super) fn call_with<G: Geometry>(
         &self,
         table: &LockfreeTable<KeyV4, G>,
         worker: &mut LockfreeWorker,

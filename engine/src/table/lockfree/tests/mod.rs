@@ -1,6 +1,10 @@
 //! Tests of the table as a whole. Rare paths are made common by [`Narrow`](super::Narrow)
 //! geometries and tables of one or two chains.
 
+#[cfg(shuttle)]
+mod abandoned;
+#[cfg(shuttle)]
+mod few_switches;
 #[cfg(any(loom, shuttle))]
 mod history;
 #[cfg(loom)]
