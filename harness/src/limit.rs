@@ -20,7 +20,7 @@
 //! - buckets hold 32-bit numbers, not pointers: processors prefetch along arrays of pointers, and one line seems to cost
 //!   a tenth;
 //! - the prefetch hint and the number of lines under way are those that a search on this very memory found best,
-//!   whatever hint and batch the tables use ([`Limit::search`]); a batch of 1 is serial in both;
+//!   whatever hint and batch the tables use (`Limit::search`); a batch of 1 is serial in both;
 //! - every load is summed up and the sum is used.
 //!
 //! Where two keys fall on one place of a bucket the later one wins there: about one key in ten then leads to another
