@@ -85,7 +85,7 @@ impl<G: Geometry> Shared<G> {
             [ClashStep::Merge, ClashStep::ReplyOnly, ClashStep::Drop][random.below(3) as usize];
         self.table.begin(worker);
         let done = connect(&self.table, worker, (a, reply), step, |id| {
-            self.bodies.write(id, a)
+            self.bodies.write(id, a);
         });
         match done {
             Some((id, Confirmed::Inserted | Confirmed::ReplyOnly(_))) => {
