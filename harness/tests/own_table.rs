@@ -1,4 +1,4 @@
-//! `examples/own-table`, a table in a crate outside the workspace, as a user would have it: it builds, and passes the kit.
+//! `examples/own-table`, a table in a crate outside the workspace, as a user would have it: it builds, passes the kit, and is raced.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -57,12 +57,14 @@ fn succeeded(output: &Output) -> String {
 }
 
 #[test]
-fn a_table_of_ones_own_outside_the_workspace_passes_the_kit() {
+fn a_table_of_ones_own_outside_the_workspace_passes_the_kit_and_races_beside_ours() {
     let said = succeeded(&cargo(&["test"]));
-    assert!(
-        said.contains("the_table_keeps_what_it_promises ... ok"),
-        "{said}"
-    );
+    for test in [
+        "the_table_keeps_what_it_promises",
+        "the_table_races_beside_those_of_clashtrack",
+    ] {
+        assert!(said.contains(&format!("{test} ... ok")), "{said}");
+    }
 }
 
 /// Offline, only what the workspace brings can be built: the lock file must name nothing else.

@@ -45,19 +45,36 @@ pub const OPERATIONS: usize = 20_000;
 pub fn compare(tables: &[&'static str], seed: u64) -> Result<(), OtherAnswer> {
     let expected = digests::<MutexTable<KeyV4>>(seed);
     for &table in tables {
-        let Some(given) = peer::visit(table, Ask(seed)) else {
-            continue;
-        };
-        let differs = given.iter().zip(&expected).position(|(a, b)| a != b);
-        if let Some(operation) = differs {
-            return Err(OtherAnswer {
-                table,
-                operation,
-                seed,
-            });
+        if let Some(given) = peer::visit(table, Ask(seed)) {
+            agree(table, &given, &expected, seed)?;
         }
     }
     Ok(())
+}
+
+/// Asks a table of the caller's own.
+///
+/// # Errors
+/// [`OtherAnswer`] if it differs from the reference.
+pub fn compare_own<T: FlowTable<KeyV4>>(seed: u64) -> Result<(), OtherAnswer> {
+    let expected = digests::<MutexTable<KeyV4>>(seed);
+    agree(T::NAME, &digests::<T>(seed), &expected, seed)
+}
+
+fn agree(
+    table: &'static str,
+    given: &[u64],
+    expected: &[u64],
+    seed: u64,
+) -> Result<(), OtherAnswer> {
+    match given.iter().zip(expected).position(|(a, b)| a != b) {
+        None => Ok(()),
+        Some(operation) => Err(OtherAnswer {
+            table,
+            operation,
+            seed,
+        }),
+    }
 }
 
 struct Ask(u64);

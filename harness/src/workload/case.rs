@@ -10,6 +10,7 @@ use clashtrack_engine::tuple::Protocol;
 
 use super::clash::ClashWorkload;
 use super::race::RaceConfig;
+use super::worker::Cores;
 
 /// A workload: a question, and how it is asked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -120,6 +121,24 @@ pub struct Plan {
 pub const SUSPENSION: Duration = Duration::from_secs(2);
 
 impl Plan {
+    /// These workloads on these tables, five samples each, with each workload's own defaults for the rest.
+    #[must_use]
+    pub fn new(workloads: &[Workload], tables: &[&'static str]) -> Plan {
+        Plan {
+            workloads: workloads.to_vec(),
+            tables: tables.to_vec(),
+            workers: Vec::new(),
+            batches: Vec::new(),
+            connections: Vec::new(),
+            protocols: Vec::new(),
+            duration: None,
+            repeat: 5,
+            seed: 1,
+            cores: Cores::available().count(),
+            prefetch: Hint::default(),
+        }
+    }
+
     /// One a combination, in the order in which they are measured.
     #[must_use]
     pub fn cases(&self) -> Vec<Case> {

@@ -18,6 +18,7 @@ use clashtrack_engine::table::key::KeyV4;
 use clashtrack_engine::table::{ChainLengths, FlowTable};
 
 use super::anomaly::Anomalies;
+use super::answers::{self, OtherAnswer};
 use super::case::{Case, Kind, Plan};
 use super::churn::ChurnContender;
 use super::connect::ConnectContender;
@@ -204,6 +205,58 @@ pub struct Measured {
 pub fn measure(
     plan: &Plan,
     interrupted: &AtomicBool,
+    step: impl FnMut(&'static str, &'static str),
+) -> Measured {
+    measure_all(plan, &listed(plan), interrupted, step)
+}
+
+/// [`measure`] with a table of the caller's own after those that the plan names, in the same rounds. Before
+/// anything is timed all of them are asked for the same answers.
+///
+/// # Errors
+/// [`OtherAnswer`] of the first table that does not give them.
+///
+/// # Panics
+/// As [`measure`].
+pub fn run_on<T: FlowTable<KeyV4> + 'static>(
+    plan: &Plan,
+    interrupted: &AtomicBool,
+    step: impl FnMut(&'static str, &'static str),
+) -> Result<Measured, OtherAnswer>
+where
+    T::Worker: 'static,
+{
+    answers::compare(&plan.tables, plan.seed)?;
+    answers::compare_own::<T>(plan.seed)?;
+    let mut entrants = listed(plan);
+    entrants.push(Entrant {
+        name: T::NAME,
+        enter: |_, case, traffic| Some(Enter(case, traffic).visit::<T>()),
+    });
+    Ok(measure_all(plan, &entrants, interrupted, step))
+}
+
+/// A table in a measurement: its name, and how its contender is made, once a case.
+struct Entrant {
+    name: &'static str,
+    enter: fn(&'static str, &Case, &Arc<Traffic>) -> Option<Box<dyn Contender>>,
+}
+
+/// The tables that a plan names.
+fn listed(plan: &Plan) -> Vec<Entrant> {
+    let tables = plan.tables.iter();
+    tables
+        .map(|&name| Entrant {
+            name,
+            enter: |name, case, traffic| peer::visit(name, Enter(case, traffic)),
+        })
+        .collect()
+}
+
+fn measure_all(
+    plan: &Plan,
+    entrants: &[Entrant],
+    interrupted: &AtomicBool,
     mut step: impl FnMut(&'static str, &'static str),
 ) -> Measured {
     let cores = Cores::available();
@@ -213,10 +266,10 @@ pub fn measure(
     let stopped = || is_raised(interrupted);
     for case in plan.cases() {
         // Beyond this size tables take the memory in turns.
-        let groups: Vec<&[&'static str]> = if case.connections > TOGETHER_MAX {
-            plan.tables.chunks(1).collect()
+        let groups: Vec<&[Entrant]> = if case.connections > TOGETHER_MAX {
+            entrants.chunks(1).collect()
         } else {
-            vec![&plan.tables]
+            vec![entrants]
         };
         for tables in groups {
             if stopped() {
@@ -231,7 +284,7 @@ pub fn measure(
                 }
                 contest.sample(case.enough(), &cores, interrupted);
                 for table in tables {
-                    step(case.workload.name, table);
+                    step(case.workload.name, table.name);
                 }
             }
             measurements.extend(contest.finish());
@@ -285,13 +338,13 @@ impl TableVisitor for Enter<'_> {
 }
 
 impl Contest {
-    fn new(tables: &[&'static str], case: &Case) -> Contest {
+    fn new(tables: &[Entrant], case: &Case) -> Contest {
         let traffic = Arc::new(Traffic::of(case));
         let entrants = tables
             .iter()
-            .filter_map(|&table| {
-                let contender = peer::visit(table, Enter(case, &traffic))?;
-                Some((contender, Measurement::new(*case, table)))
+            .filter_map(|table| {
+                let contender = (table.enter)(table.name, case, &traffic)?;
+                Some((contender, Measurement::new(*case, table.name)))
             })
             .collect();
         Contest {

@@ -32,7 +32,7 @@ pub mod traffic;
 pub mod worker;
 
 pub use case::{Case, Kind, Plan, Workload};
-pub use measure::{Measured, Measurement, Sample, measure};
+pub use measure::{Measured, Measurement, Sample, measure, run_on};
 
 /// The workloads that `run` knows, those of the main job first.
 pub const WORKLOADS: &[Workload] = &[
