@@ -231,7 +231,7 @@ where
     let mut entrants = listed(plan);
     entrants.push(Entrant {
         name: T::NAME,
-        enter: |_, case, traffic| Some(Enter(case, traffic).visit::<T>()),
+        enter: |_, enter| Some(enter.visit::<T>()),
     });
     Ok(measure_all(plan, &entrants, interrupted, step))
 }
@@ -239,7 +239,7 @@ where
 /// A table in a measurement: its name, and how its contender is made, once a case.
 struct Entrant {
     name: &'static str,
-    enter: fn(&'static str, &Case, &Arc<Traffic>) -> Option<Box<dyn Contender>>,
+    enter: fn(&'static str, Enter<'_>) -> Option<Box<dyn Contender>>,
 }
 
 /// The tables that a plan names.
@@ -248,7 +248,7 @@ fn listed(plan: &Plan) -> Vec<Entrant> {
     tables
         .map(|&name| Entrant {
             name,
-            enter: |name, case, traffic| peer::visit(name, Enter(case, traffic)),
+            enter: |name, enter| peer::visit(name, enter),
         })
         .collect()
 }
@@ -343,7 +343,7 @@ impl Contest {
         let entrants = tables
             .iter()
             .filter_map(|table| {
-                let contender = (table.enter)(table.name, case, &traffic)?;
+                let contender = (table.enter)(table.name, Enter(case, &traffic))?;
                 Some((contender, Measurement::new(*case, table.name)))
             })
             .collect();
