@@ -13,7 +13,7 @@ use super::calls::{self, Always, Outcome, Uid, Witness};
 use super::crew::{Meeting, Stop, crew};
 use super::linearize::{Event, Map, NUMBERS, Step, apply, describe, explain};
 use super::name::Name;
-use super::{Broken, Options, Violation, require};
+use super::{Broken, Options, Removal, Violation, require};
 use crate::random::WorkerRng;
 use crate::table::hash::HashKey;
 use crate::table::key::FlowKey;
@@ -46,6 +46,7 @@ pub fn linearizability<K: FlowKey, T: FlowTable<K>>(
 struct Shared<'t, T> {
     table: &'t T,
     seed: u64,
+    removal: Removal,
     /// Steps that have returned, of each thread.
     returned: Vec<CachePadded<AtomicUsize>>,
     /// Where each thread puts what it recorded.
@@ -67,6 +68,7 @@ fn record<K: FlowKey, T: FlowTable<K>>(
     let shared = Shared {
         table: &table,
         seed: options.seed,
+        removal: options.removal,
         returned: (0..threads).map(|_| CachePadded::default()).collect(),
         recorded: (0..threads).map(|_| Mutex::default()).collect(),
         first: Mutex::default(),
@@ -266,9 +268,7 @@ impl<K: FlowKey, T: FlowTable<K>> Recorder<'_, K, T> {
         let found = calls::look::<K, T>(self.shared.table, &mut self.worker, name, NOW, false)?;
         self.note(&after, [Step::Look(name, found.map(|(_, uid)| uid))]);
         if let Some((hit, uid)) = found {
-            let after = self.seen();
-            let removed = calls::remove::<K, T>(self.shared.table, &mut self.worker, hit.id);
-            self.note(&after, [Step::Remove(uid, removed)]);
+            self.remove_connection(uid, hit.id);
             self.shared.table.release(&mut self.worker, hit.id);
         }
         Ok(())
@@ -280,10 +280,17 @@ impl<K: FlowKey, T: FlowTable<K>> Recorder<'_, K, T> {
             return self.look();
         }
         let (uid, id) = self.ids[self.rng.below(self.ids.len() as u32) as usize];
+        self.remove_connection(uid, id);
+        Ok(())
+    }
+
+    fn remove_connection(&mut self, uid: Uid, id: EntryId) {
         let after = self.seen();
         let removed = calls::remove::<K, T>(self.shared.table, &mut self.worker, id);
-        self.note(&after, [Step::Remove(uid, removed)]);
-        Ok(())
+        match (removed, self.shared.removal) {
+            (true, Removal::KeyByKey) => self.note(&after, [Step::Claim(uid), Step::Gone(uid)]),
+            _ => self.note(&after, [Step::Remove(uid, removed)]),
+        }
     }
 
     fn hand_in(&mut self) {

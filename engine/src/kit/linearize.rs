@@ -29,6 +29,11 @@ pub(crate) enum Step {
     InsertReply(Uid, Name),
     /// A removal of a connection, and whether it was this one that did it.
     Remove(Uid, bool),
+    /// A removal that takes the keys out one after the other has begun: from here on others are told that the connection is
+    /// gone, and each of its keys may be, from some moment on that nobody knows.
+    Claim(Uid),
+    /// That removal is over: no key is left.
+    Gone(Uid),
 }
 
 /// A step with what had returned before it was called: so many steps of each thread.
@@ -45,6 +50,10 @@ const KEYS: usize = 2 * NUMBERS as usize;
 /// Whose each key is; 0 is nobody's.
 pub(crate) type Map = [Uid; KEYS];
 
+/// Set in the map where the owner is being removed: the key may be gone already. That is found out by the first step which
+/// does not find it; the latest moment explains most.
+const CLAIMED: Uid = 1 << 31;
+
 fn index(name: Name) -> usize {
     debug_assert!(name.number < NUMBERS && !name.tcp && name.zone == 0);
     2 * usize::from(name.number) + usize::from(name.inverse)
@@ -53,27 +62,42 @@ fn index(name: Name) -> usize {
 /// The map after a step with that answer; `None` if the answer is wrong.
 pub(crate) fn apply(map: &Map, step: Step) -> Option<Map> {
     let mut next = *map;
+    let may_be_free = |name: Name| map[index(name)] == 0 || map[index(name)] & CLAIMED != 0;
     let right = match step {
-        Step::Look(name, found) => map[index(name)] == found.unwrap_or(0),
-        Step::Clash(name, winner) => map[index(name)] == winner,
+        Step::Look(name, None) => {
+            next[index(name)] = 0;
+            may_be_free(name)
+        }
+        Step::Look(name, Some(uid)) | Step::Clash(name, uid) => map[index(name)] & !CLAIMED == uid,
         Step::Insert(uid, keys) => keys.iter().all(|&name| {
             next[index(name)] = uid;
-            map[index(name)] == 0
+            may_be_free(name)
         }),
         Step::InsertReply(uid, name) => {
             next[index(name)] = uid;
-            map[index(name)] == 0
+            may_be_free(name)
         }
         Step::Remove(uid, removed) => {
-            for owner in &mut next {
-                if *owner == uid {
-                    *owner = 0;
-                }
-            }
+            give(&mut next, uid, 0);
             removed == map.contains(&uid)
+        }
+        Step::Claim(uid) => {
+            give(&mut next, uid, uid | CLAIMED);
+            map.contains(&uid)
+        }
+        Step::Gone(uid) => {
+            give(&mut next, uid | CLAIMED, 0);
+            true
         }
     };
     right.then_some(next)
+}
+
+/// All keys of one owner to another.
+fn give(map: &mut Map, from: Uid, to: Uid) {
+    for owner in map.iter_mut().filter(|owner| **owner == from) {
+        *owner = to;
+    }
 }
 
 /// Where no order explains a history, the longest beginning of one.
@@ -190,6 +214,8 @@ fn words(step: Step) -> String {
         }
         Step::Remove(uid, true) => format!("removed connection {uid}"),
         Step::Remove(uid, false) => format!("removed connection {uid}: it was gone"),
+        Step::Claim(uid) => format!("removed connection {uid}: began"),
+        Step::Gone(uid) => format!("removed connection {uid}: ended"),
     }
 }
 
@@ -239,6 +265,25 @@ mod tests {
         assert_eq!(unexplained.order.len(), 2);
         let text = describe([0; KEYS], &threads, &unexplained);
         assert!(text.contains("looked for udp0': nothing"), "{text}");
+    }
+
+    #[test]
+    fn while_a_connection_goes_key_by_key_either_may_be_there_but_none_comes_back() {
+        let map = apply(&[0; KEYS], insert()).unwrap();
+        let explained = |answers: [Step; 3]| {
+            let removal = [Step::Claim(1), Step::Gone(1)].map(|step| event(step, [0, 0]));
+            let looks = answers.map(|step| event(step, [0, 0]));
+            explain(map, &[removal.to_vec(), looks.to_vec()]).is_ok()
+        };
+        let (here, gone) = (Step::Look(A, Some(1)), Step::Look(A, None));
+        assert!(explained([gone, Step::Look(A.answer(), Some(1)), gone]));
+        assert!(explained([Step::Remove(1, false), here, here]));
+        assert!(!explained([here, gone, here]));
+        let in_one_step = [
+            vec![event(Step::Remove(1, true), [0, 0])],
+            vec![event(Step::Remove(1, false), [0, 0]), event(here, [0, 1])],
+        ];
+        assert!(explain(map, &in_one_step).is_err());
     }
 
     #[test]

@@ -62,6 +62,18 @@ pub struct Options {
     pub histories: usize,
     /// Threads that race; 2 to 4.
     pub threads: usize,
+    /// How [`linearizability()`] takes a removal.
+    pub removal: Removal,
+}
+
+/// What is asked of a removal. That both keys *appear* in one step is always asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Removal {
+    /// As in the kernel: while [`FlowTable::remove`] is under way others may be told that the connection is gone, and still
+    /// find it, or clash with it, by either key. When it has returned both keys are free.
+    KeyByKey,
+    /// Both keys go at one moment, the same for lookups, confirms and other removals.
+    OneStep,
 }
 
 impl Default for Options {
@@ -73,6 +85,7 @@ impl Default for Options {
             rounds: 40,
             histories: 1_000,
             threads: 3,
+            removal: Removal::KeyByKey,
         }
     }
 }
