@@ -6,7 +6,7 @@
 //! canonical keys are and they cover a common orientation.
 
 use super::word::{COVERS_BOTH, Covers, Pattern, Slot};
-use crate::table::hash::{HashKey, bucket_of};
+use crate::table::hash::{KeyHasher, bucket_of};
 use crate::table::key::FlowKey;
 use crate::table::slab::EntryId;
 use crate::tuple::Direction;
@@ -61,8 +61,8 @@ pub(super) struct Place {
 
 impl Place {
     #[inline]
-    pub(super) fn of<K: FlowKey>(canon: &K, hash_key: HashKey, buckets: u32) -> Place {
-        let hash = hash_key.hash(canon);
+    pub(super) fn of<K: FlowKey, H: KeyHasher>(canon: &K, hasher: H, buckets: u32) -> Place {
+        let hash = hasher.hash(canon);
         Place {
             bucket: bucket_of(hash, buckets),
             // The bucket comes from the upper half.
@@ -81,7 +81,12 @@ pub(super) struct Piece<K> {
 }
 
 impl<K: FlowKey> Piece<K> {
-    fn new(key: Oriented<K>, covers: Covers, role: Direction, table: (HashKey, u32)) -> Piece<K> {
+    fn new<H: KeyHasher>(
+        key: Oriented<K>,
+        covers: Covers,
+        role: Direction,
+        table: (H, u32),
+    ) -> Piece<K> {
         Piece {
             key,
             covers,
@@ -125,11 +130,11 @@ pub(super) struct Pieces<K> {
 pub(super) struct SelfClash;
 
 impl<K: FlowKey> Pieces<K> {
-    /// The pieces of a connection of these keys; `table` is the hash key and the number of head buckets.
-    pub(super) fn of(
+    /// The pieces of a connection of these keys; `table` is the hasher and the number of head buckets.
+    pub(super) fn of<H: KeyHasher>(
         original: &K,
         reply: &K,
-        table: (HashKey, u32),
+        table: (H, u32),
     ) -> Result<Pieces<K>, SelfClash> {
         let (first, second) = (Oriented::new(original), Oriented::new(reply));
         if first.canon == second.canon {
@@ -154,7 +159,7 @@ impl<K: FlowKey> Pieces<K> {
     }
 
     /// The piece of a connection that lives by its reply key alone.
-    pub(super) fn reply_only(reply: &K, table: (HashKey, u32)) -> Pieces<K> {
+    pub(super) fn reply_only<H: KeyHasher>(reply: &K, table: (H, u32)) -> Pieces<K> {
         let key = Oriented::new(reply);
         Pieces::one(Piece::new(key, key.covers, Direction::Reply, table))
     }

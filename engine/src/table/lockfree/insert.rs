@@ -9,6 +9,7 @@ use super::word::{Abort, Attempt, State};
 use super::worker::LockfreeWorker;
 use crate::status::Status;
 use crate::sync::{Ordering, fence};
+use crate::table::hash::KeyHasher;
 use crate::table::key::FlowKey;
 use crate::table::slab::{Entry, EntryId};
 use crate::table::{Clash, ClashPolicy, ClashStep, Confirmed, Refusal, make_reply_only};
@@ -50,7 +51,7 @@ fn draw_limit<G: Geometry>(random: u32) -> usize {
     shortest + ((u64::from(random) * spread as u64) >> 32) as usize
 }
 
-impl<K: FlowKey, G: Geometry> LockfreeTable<K, G> {
+impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     /// [`FlowTable::confirm`](crate::table::FlowTable::confirm), pinned.
     pub(super) fn confirm_pinned(
         &self,

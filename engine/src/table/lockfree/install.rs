@@ -9,6 +9,7 @@ use super::scan::{bits, scan};
 use super::word::{Abort, Header, Slot, State};
 use super::worker::LockfreeWorker;
 use crate::sync::Ordering;
+use crate::table::hash::KeyHasher;
 use crate::table::key::FlowKey;
 use crate::table::slab::EntryId;
 
@@ -48,7 +49,7 @@ enum Met {
     Confirmed(EntryId),
 }
 
-impl<K: FlowKey, G: Geometry> LockfreeTable<K, G> {
+impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     /// Drives an insert to its decision. Anybody may call it, with the pieces of the
     /// insert, while pinned since before `pending` was read.
     ///

@@ -9,6 +9,7 @@ use super::word::{Link, Pattern, Slot, State};
 use super::worker::LockfreeWorker;
 use crate::sync::Ordering;
 use crate::table::Hit;
+use crate::table::hash::KeyHasher;
 use crate::table::key::FlowKey;
 use crate::table::slab::EntryId;
 use crate::time::Nanos;
@@ -42,12 +43,12 @@ enum Stage {
     Beyond,
 }
 
-impl<K: FlowKey, G: Geometry> LockfreeTable<K, G> {
+impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     #[inline]
     pub(super) fn probe(&self, key: &K) -> Probe {
         let oriented = Oriented::new(key);
-        let (hash_key, buckets) = self.hashing();
-        let place = Place::of(&oriented.canon, hash_key, buckets);
+        let (hasher, buckets) = self.hashing();
+        let place = Place::of(&oriented.canon, hasher, buckets);
         Probe {
             bucket: place.bucket,
             pattern: Pattern::new(place.tag, oriented.covers),

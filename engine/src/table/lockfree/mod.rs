@@ -150,7 +150,7 @@ use pool::Pool;
 use word::{ENTRIES_MAX, Slot, State};
 use worker::Shared;
 
-use super::hash::HashKey;
+use super::hash::{Folded, HashKey, KeyHasher};
 use super::key::FlowKey;
 use super::slab::{Entry, EntryId, Slab};
 use super::{
@@ -209,16 +209,16 @@ impl Layout {
 
 /// The lock-free table. See the [module](self).
 #[derive(Debug)]
-pub struct LockfreeTable<K: FlowKey, G: Geometry = Wide> {
+pub struct LockfreeTable<K: FlowKey, G: Geometry = Wide, H: KeyHasher = Folded> {
     slab: Slab<K>,
     index: Index<G>,
     entries: Pool,
     shared: Arc<Shared>,
-    hash_key: HashKey,
+    hasher: H,
     hint: Hint,
 }
 
-impl<K: FlowKey, G: Geometry> LockfreeTable<K, G> {
+impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     /// A table of this layout.
     ///
     /// # Panics
@@ -240,7 +240,7 @@ impl<K: FlowKey, G: Geometry> LockfreeTable<K, G> {
             index: Index::new(layout.heads, layout.overflow),
             entries: Pool::new(entries),
             shared: Arc::new(Shared::new(layout.entries_max, entries, layout.overflow)),
-            hash_key,
+            hasher: H::with_key(hash_key),
             hint: Hint::default(),
         }
     }
@@ -250,8 +250,8 @@ impl<K: FlowKey, G: Geometry> LockfreeTable<K, G> {
         self.hint = hint;
     }
 
-    fn hashing(&self) -> (HashKey, u32) {
-        (self.hash_key, self.index.heads.len() as u32)
+    fn hashing(&self) -> (H, u32) {
+        (self.hasher, self.index.heads.len() as u32)
     }
 
     fn state_word(&self, id: EntryId) -> &AtomicU64 {
@@ -293,7 +293,7 @@ impl<K: FlowKey, G: Geometry> LockfreeTable<K, G> {
     }
 }
 
-impl<K: FlowKey, G: Geometry> FlowTable<K> for LockfreeTable<K, G> {
+impl<K: FlowKey, G: Geometry, H: KeyHasher> FlowTable<K> for LockfreeTable<K, G, H> {
     type Worker = LockfreeWorker;
 
     const NAME: &'static str = "lockfree";

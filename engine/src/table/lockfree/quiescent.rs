@@ -7,6 +7,7 @@ use super::bucket::{Geometry, overflow_needed};
 use super::word::{Link, Slot, State};
 use super::worker::LockfreeWorker;
 use crate::sync::Ordering;
+use crate::table::hash::KeyHasher;
 use crate::table::key::FlowKey;
 use crate::table::slab::{EntryId, Life};
 
@@ -19,7 +20,7 @@ fn count(owners: &mut Owners, what: &'static str, numbers: impl IntoIterator<Ite
     }
 }
 
-impl<K: FlowKey, G: Geometry> LockfreeTable<K, G> {
+impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     /// Asserts that official slots are the pieces of confirmed entries and all other words
     /// EMPTY, and that each entry and each overflow bucket is in exactly one place.
     ///

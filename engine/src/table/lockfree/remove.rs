@@ -9,10 +9,11 @@ use super::word::State;
 use super::worker::LockfreeWorker;
 use crate::status::Status;
 use crate::sync::{Ordering, fence};
+use crate::table::hash::KeyHasher;
 use crate::table::key::FlowKey;
 use crate::table::slab::EntryId;
 
-impl<K: FlowKey, G: Geometry> LockfreeTable<K, G> {
+impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     /// Removes a confirmed connection; true for the one caller who did it, who must give
     /// it back. The caller is pinned.
     pub(super) fn kill(&self, worker: &mut LockfreeWorker, id: EntryId) -> bool {

@@ -10,6 +10,7 @@ use super::pool::Cache;
 use super::prefetch::prefetch;
 use super::{LockfreeTable, word::State};
 use crate::sync::{AtomicU64, Ordering};
+use crate::table::hash::KeyHasher;
 use crate::table::key::FlowKey;
 use crate::table::slab::EntryId;
 use crate::time::Nanos;
@@ -140,9 +141,9 @@ impl LockfreeWorker {
     /// Takes its share of everything beforehand, so that its calls touch nothing that
     /// only the pools share.
     #[cfg(all(test, any(loom, shuttle)))]
-    pub(super) fn stock<K: FlowKey, G: Geometry>(
+    pub(super) fn stock<K: FlowKey, G: Geometry, H: KeyHasher>(
         &mut self,
-        table: &LockfreeTable<K, G>,
+        table: &LockfreeTable<K, G, H>,
         entries: usize,
         overflow: usize,
     ) {
@@ -294,7 +295,7 @@ impl LockfreeWorker {
 }
 
 /// Pins, and the way of entries from one life to the next.
-impl<K: FlowKey, G: Geometry> LockfreeTable<K, G> {
+impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     /// A batch or a call begins.
     pub(super) fn begin_call(&self, worker: &mut LockfreeWorker) {
         debug_assert!(

@@ -1,0 +1,204 @@
+//! What one operation of the lock-free table costs: time, and (under callgrind) instructions.
+//!
+//! ```text
+//! cargo run --release -p clashtrack-engine --example table_cost -- WORKLOAD CONNECTIONS OPERATIONS
+//! WORKLOAD   hit | miss | hit1 | connect | remove
+//! ```
+//! Instructions: run it twice under `valgrind --tool=callgrind --toggle-collect='*timed*'`,
+//! which counts the timed loop alone; divide by the operations.
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use clashtrack_engine::addr::{Addr, Family};
+use clashtrack_engine::clash::KernelClashPolicy;
+use clashtrack_engine::random::WorkerRng;
+use clashtrack_engine::status::Status;
+use clashtrack_engine::table::hash::HashKey;
+use clashtrack_engine::table::key::{FlowKey, KeyV4};
+use clashtrack_engine::table::lockfree::LockfreeTable;
+use clashtrack_engine::table::slab::EntryId;
+use clashtrack_engine::table::{Confirmed, FlowTable, Hit, TableConfig};
+use clashtrack_engine::time::SECOND;
+use clashtrack_engine::tuple::{Protocol, Tuple};
+
+type Table = LockfreeTable<KeyV4>;
+type Worker = <Table as FlowTable<KeyV4>>::Worker;
+
+const BATCH: usize = 64;
+const CONNECT_BATCH: usize = 32;
+const NOW: u64 = SECOND;
+const LONG: u64 = 432_000 * SECOND;
+
+/// Original and reply key of connection `n`, behind source NAT.
+fn pair(n: u32, generation: u16) -> (KeyV4, KeyV4) {
+    let original = Tuple {
+        src: Addr::from_u32(0x0a00_0000 | n >> 8),
+        dst: Addr::from_u32(0xc633_6400 | n & 7),
+        src_key: (n & 0xff) as u16 * 131 + 1024,
+        dst_key: 443 + generation,
+        family: Family::Ipv4,
+        protocol: Protocol::TCP,
+    };
+    let reply = Tuple {
+        src: original.dst,
+        dst: Addr::from_u32(0xcb00_7100 | n >> 16),
+        src_key: original.dst_key,
+        dst_key: n as u16,
+        ..original
+    };
+    (KeyV4::pack(&original, 0), KeyV4::pack(&reply, 0))
+}
+
+fn connect(table: &Table, worker: &mut Worker, pairs: &[(KeyV4, KeyV4)], ids: &mut Vec<EntryId>) {
+    let mut batch = [EntryId { index: 0, generation: 0 }; CONNECT_BATCH];
+    for pairs in pairs.chunks(CONNECT_BATCH) {
+        table.begin(worker);
+        for (place, (original, reply)) in batch.iter_mut().zip(pairs) {
+            let id = table.allocate(worker).expect("room for all");
+            let entry = table.slab().entry(id);
+            entry.set_keys(*original, *reply);
+            entry.set_status(Status::SRC_NAT | Status::SRC_NAT_DONE);
+            entry.set_deadline(LONG);
+            let mut tracker = table.slab().tracker(id).lock();
+            tracker.store([1, 1, 1, 65_535, 0, 0, 0], 1);
+            drop(tracker);
+            *place = id;
+        }
+        let batch = &batch[..pairs.len()];
+        table.prepare_confirm(worker, batch);
+        for &id in batch {
+            let confirmed = table.confirm(worker, id, NOW, 0x8000_0000, &mut KernelClashPolicy);
+            assert_eq!(confirmed, Confirmed::Inserted);
+            table.release(worker, id);
+            ids.push(id);
+        }
+        table.end(worker);
+    }
+}
+
+#[inline(never)]
+fn timed_connect(
+    table: &Table,
+    worker: &mut Worker,
+    pairs: &[(KeyV4, KeyV4)],
+    ids: &mut Vec<EntryId>,
+) -> u64 {
+    connect(table, worker, pairs, ids);
+    pairs.len() as u64
+}
+
+#[inline(never)]
+fn timed_remove(table: &Table, worker: &mut Worker, ids: &[EntryId]) -> u64 {
+    let mut removed = 0;
+    for batch in ids.chunks(CONNECT_BATCH) {
+        table.begin(worker);
+        table.prepare_remove(worker, batch);
+        for &id in batch {
+            removed += u64::from(table.remove(worker, id));
+            table.release(worker, id);
+        }
+        table.end(worker);
+    }
+    removed
+}
+
+#[inline(never)]
+fn timed_batches(table: &Table, worker: &mut Worker, keys: &[KeyV4]) -> u64 {
+    let mut found: [Option<Hit>; BATCH] = [None; BATCH];
+    let mut seen = 0;
+    for keys in keys.chunks(BATCH) {
+        let found = &mut found[..keys.len()];
+        table.begin(worker);
+        table.lookup_batch(worker, keys, NOW, found);
+        for hit in found.iter().flatten() {
+            seen += u64::from(table.slab().entry(hit.id).status().bits() != 0);
+            table.release(worker, hit.id);
+        }
+        table.end(worker);
+    }
+    seen
+}
+
+#[inline(never)]
+fn timed_single(table: &Table, worker: &mut Worker, keys: &[KeyV4]) -> u64 {
+    let never = black_box(0usize);
+    let (mut seen, mut waits_for) = (0, 0);
+    for i in 0..keys.len() {
+        table.begin(worker);
+        if let Some(hit) = table.lookup(worker, &keys[i + waits_for], NOW) {
+            let status = table.slab().entry(hit.id).status().bits();
+            waits_for = status as usize & never;
+            seen += u64::from(status != 0);
+            table.release(worker, hit.id);
+        }
+        table.end(worker);
+    }
+    seen
+}
+
+fn resident_bytes() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages = statm.split_whitespace().nth(1).and_then(|n| n.parse::<u64>().ok());
+    pages.unwrap_or(0) * 4096
+}
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let number = |at: usize, otherwise: usize| {
+        arguments.get(at).and_then(|n| n.parse().ok()).unwrap_or(otherwise)
+    };
+    let workload = arguments.first().map_or("hit", String::as_str);
+    let (connections, operations) = (number(1, 1_000_000), number(2, 2_000_000));
+    let mut rng = WorkerRng::new(5, 0);
+    let config = TableConfig::new(connections, HashKey(rng.next_u64(), rng.next_u64()));
+    let table = Table::new(&config);
+    let mut worker = table.worker();
+    let mut pairs: Vec<_> = (0..connections as u32).map(|n| pair(n, 0)).collect();
+    let others: Vec<_> = (0..connections as u32).map(|n| pair(n, 1)).collect();
+    for i in (1..pairs.len()).rev() {
+        pairs.swap(i, rng.next_u32() as usize % (i + 1));
+    }
+    let keys: Vec<KeyV4> = (0..operations)
+        .map(|_| {
+            let of = if workload == "miss" { &others } else { &pairs };
+            let (original, reply) = of[rng.next_u32() as usize % of.len()];
+            if rng.next_u32() & 1 == 0 { original } else { reply }
+        })
+        .collect();
+    let mut ids = Vec::with_capacity(connections);
+    let report = |what: &str, done: u64, from: Instant| {
+        let took = from.elapsed().as_nanos() as f64;
+        println!("{what}: {:.1} ns, {done} operations", took / done as f64);
+    };
+    let before = resident_bytes();
+    connect(&table, &mut worker, &pairs, &mut ids);
+    println!("resident: {:.1} B a connection", (resident_bytes() - before) as f64 / connections as f64);
+    match workload {
+        "hit" | "miss" | "hit1" => {
+            for _ in 0..3 {
+                let from = Instant::now();
+                let seen = match workload {
+                    "hit1" => timed_single(&table, &mut worker, &keys),
+                    _ => timed_batches(&table, &mut worker, &keys),
+                };
+                let wanted = if workload == "miss" { 0 } else { operations as u64 };
+                assert_eq!(seen, wanted);
+                report(workload, operations as u64, from);
+            }
+        }
+        _ => {
+            for turn in 0..3 {
+                let from = Instant::now();
+                let removed = timed_remove(&table, &mut worker, &ids);
+                assert_eq!(removed, ids.len() as u64);
+                report("remove", removed, from);
+                ids.clear();
+                let pairs = if turn & 1 == 0 { &others } else { &pairs };
+                let from = Instant::now();
+                let done = timed_connect(&table, &mut worker, pairs, &mut ids);
+                report("connect", done, from);
+            }
+        }
+    }
+}
