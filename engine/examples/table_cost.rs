@@ -51,7 +51,10 @@ fn pair(n: u32, generation: u16) -> (KeyV4, KeyV4) {
 }
 
 fn connect(table: &Table, worker: &mut Worker, pairs: &[(KeyV4, KeyV4)], ids: &mut Vec<EntryId>) {
-    let mut batch = [EntryId { index: 0, generation: 0 }; CONNECT_BATCH];
+    let mut batch = [EntryId {
+        index: 0,
+        generation: 0,
+    }; CONNECT_BATCH];
     for pairs in pairs.chunks(CONNECT_BATCH) {
         table.begin(worker);
         for (place, (original, reply)) in batch.iter_mut().zip(pairs) {
@@ -139,14 +142,20 @@ fn timed_single(table: &Table, worker: &mut Worker, keys: &[KeyV4]) -> u64 {
 
 fn resident_bytes() -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages = statm.split_whitespace().nth(1).and_then(|n| n.parse::<u64>().ok());
+    let pages = statm
+        .split_whitespace()
+        .nth(1)
+        .and_then(|n| n.parse::<u64>().ok());
     pages.unwrap_or(0) * 4096
 }
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let number = |at: usize, otherwise: usize| {
-        arguments.get(at).and_then(|n| n.parse().ok()).unwrap_or(otherwise)
+        arguments
+            .get(at)
+            .and_then(|n| n.parse().ok())
+            .unwrap_or(otherwise)
     };
     let workload = arguments.first().map_or("hit", String::as_str);
     let (connections, operations) = (number(1, 1_000_000), number(2, 2_000_000));
@@ -163,7 +172,11 @@ fn main() {
         .map(|_| {
             let of = if workload == "miss" { &others } else { &pairs };
             let (original, reply) = of[rng.next_u32() as usize % of.len()];
-            if rng.next_u32() & 1 == 0 { original } else { reply }
+            if rng.next_u32() & 1 == 0 {
+                original
+            } else {
+                reply
+            }
         })
         .collect();
     let mut ids = Vec::with_capacity(connections);
@@ -173,7 +186,10 @@ fn main() {
     };
     let before = resident_bytes();
     connect(&table, &mut worker, &pairs, &mut ids);
-    println!("resident: {:.1} B a connection", (resident_bytes() - before) as f64 / connections as f64);
+    println!(
+        "resident: {:.1} B a connection",
+        (resident_bytes() - before) as f64 / connections as f64
+    );
     match workload {
         "hit" | "miss" | "hit1" => {
             for _ in 0..3 {
@@ -182,7 +198,11 @@ fn main() {
                     "hit1" => timed_single(&table, &mut worker, &keys),
                     _ => timed_batches(&table, &mut worker, &keys),
                 };
-                let wanted = if workload == "miss" { 0 } else { operations as u64 };
+                let wanted = if workload == "miss" {
+                    0
+                } else {
+                    operations as u64
+                };
                 assert_eq!(seen, wanted);
                 report(workload, operations as u64, from);
             }

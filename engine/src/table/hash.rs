@@ -153,9 +153,7 @@ impl Hasher for FoldedHasher {
         match self.first.take() {
             None => self.first = Some(word),
             Some(first) => {
-                self.state = self
-                    .hash
-                    .absorb(first ^ self.state.0, word ^ self.state.1);
+                self.state = self.hash.absorb(first ^ self.state.0, word ^ self.state.1);
             }
         }
     }
@@ -226,7 +224,12 @@ mod tests {
     }
 
     /// How far the load of bins is from that of random throws, in standard deviations of chi square.
-    fn excess<H: KeyHasher>(hash: H, keys: &[KeyV4], bin: impl Fn(u64) -> usize, bins: usize) -> f64 {
+    fn excess<H: KeyHasher>(
+        hash: H,
+        keys: &[KeyV4],
+        bin: impl Fn(u64) -> usize,
+        bins: usize,
+    ) -> f64 {
         let mut load = vec![0u32; bins];
         for key in keys {
             load[bin(hash.hash(key))] += 1;
@@ -247,12 +250,21 @@ mod tests {
         let all = |make: &dyn Fn(u32) -> KeyV4| (0..n).map(make).collect();
         vec![
             ("ports", all(&|i| key(0x0a00_0001, SERVER, i as u16, 443))),
-            ("even ports", all(&|i| key(0x0a00_0001 + (i >> 15), SERVER, (i << 1) as u16, 443))),
+            (
+                "even ports",
+                all(&|i| key(0x0a00_0001 + (i >> 15), SERVER, (i << 1) as u16, 443)),
+            ),
             ("hosts", all(&|i| key(0x0a00_0000 + i, SERVER, 40_000, 443))),
             ("nets", all(&|i| key(i << 16, SERVER, 40_000, 443))),
             ("targets", all(&|i| key(0x0a00_0001, i << 8, 40_000, 443))),
-            ("scan", all(&|i| key(0x0a00_0001, SERVER + (i >> 8), 40_000, (i & 255) as u16))),
-            ("both ports", all(&|i| key(0x0a00_0001, SERVER, (i & 255) as u16, (i >> 8) as u16))),
+            (
+                "scan",
+                all(&|i| key(0x0a00_0001, SERVER + (i >> 8), 40_000, (i & 255) as u16)),
+            ),
+            (
+                "both ports",
+                all(&|i| key(0x0a00_0001, SERVER, (i & 255) as u16, (i >> 8) as u16)),
+            ),
         ]
     }
 
@@ -281,13 +293,22 @@ mod tests {
             for _ in 0..256 {
                 let secret = HashKey(rng.next_u64(), rng.next_u64());
                 let (a, b, ports) = (rng.next_u32(), rng.next_u32(), rng.next_u32());
-                let flip = |at: u32| if bit / 32 == at { 1u32 << (bit % 32) } else { 0 };
+                let flip = |at: u32| {
+                    if bit / 32 == at {
+                        1u32 << (bit % 32)
+                    } else {
+                        0
+                    }
+                };
                 let with = |a: u32, b: u32, p: u32| key(a, b, (p >> 16) as u16, p as u16);
                 let other = with(a ^ flip(0), b ^ flip(1), ports ^ flip(2));
                 changed += (secret.hash(&with(a, b, ports)) ^ secret.hash(&other)).count_ones();
             }
             let mean = f64::from(changed) / 256.0;
-            assert!((mean - 32.0).abs() < 2.5, "bit {bit}: {mean} of 64 on average");
+            assert!(
+                (mean - 32.0).abs() < 2.5,
+                "bit {bit}: {mean} of 64 on average"
+            );
         }
     }
 }

@@ -193,8 +193,12 @@ pub struct TableConfig {
     pub hash_key: hash::HashKey,
     /// Keep traffic counters.
     pub acct: bool,
-    /// How a table that asks for memory ahead of its use does so.
+    /// How a table that asks for memory ahead of its use does so, for what it will read.
     pub prefetch: prefetch::Hint,
+    /// The same for what it will change.
+    pub prefetch_write: prefetch::Hint,
+    /// The instructions that a table with vector code uses.
+    pub isa: lockfree::Isa,
 }
 
 impl TableConfig {
@@ -207,6 +211,8 @@ impl TableConfig {
             hash_key,
             acct: false,
             prefetch: prefetch::Hint::default(),
+            prefetch_write: prefetch::Hint::default(),
+            isa: lockfree::Isa::Auto,
         }
     }
 }

@@ -62,6 +62,30 @@ pub fn prefetch<T>(hint: Hint, target: &T) {
             Hint::None => {}
         }
     }
-    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    #[cfg(all(target_arch = "aarch64", not(miri)))]
+    {
+        use std::arch::asm;
+        let address = std::ptr::from_ref(target);
+        match hint {
+            // SAFETY: a prefetch reads nothing into the program and cannot fault.
+            Hint::T0 => unsafe {
+                asm!("prfm pldl1keep, [{}]", in(reg) address, options(nostack, preserves_flags, readonly))
+            },
+            // SAFETY: as above.
+            Hint::T1 => unsafe {
+                asm!("prfm pldl2keep, [{}]", in(reg) address, options(nostack, preserves_flags, readonly))
+            },
+            // SAFETY: as above.
+            Hint::Nta => unsafe {
+                asm!("prfm pldl1strm, [{}]", in(reg) address, options(nostack, preserves_flags, readonly))
+            },
+            // SAFETY: as above.
+            Hint::Write => unsafe {
+                asm!("prfm pstl1keep, [{}]", in(reg) address, options(nostack, preserves_flags, readonly))
+            },
+            Hint::None => {}
+        }
+    }
+    #[cfg(not(all(any(target_arch = "x86_64", target_arch = "aarch64"), not(miri))))]
     let _ = (hint, target);
 }

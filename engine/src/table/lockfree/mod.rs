@@ -142,6 +142,7 @@ use std::sync::Arc;
 
 pub use bucket::{Geometry, Narrow, Wide};
 pub use prefetch::Hint;
+pub use scan::Isa;
 pub use worker::{LockfreeCounters, LockfreeWorker};
 
 use bucket::Index;
@@ -215,7 +216,12 @@ pub struct LockfreeTable<K: FlowKey, G: Geometry = Wide, H: KeyHasher = Folded> 
     entries: Pool,
     shared: Arc<Shared>,
     hasher: H,
+    /// For lines that are read.
     hint: Hint,
+    /// For lines that will be changed.
+    write_hint: Hint,
+    /// As it is used: never [`Isa::Auto`].
+    isa: Isa,
 }
 
 impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
@@ -242,12 +248,26 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
             shared: Arc::new(Shared::new(layout.entries_max, entries, layout.overflow)),
             hasher: H::with_key(hash_key),
             hint: Hint::default(),
+            write_hint: Hint::default(),
+            isa: Isa::Auto.resolved(),
         }
     }
 
-    /// Chooses how lines are asked for ahead of use.
-    pub fn set_prefetch(&mut self, hint: Hint) {
-        self.hint = hint;
+    /// Chooses how lines are asked for ahead of use: those that will be read, and those that
+    /// will be changed.
+    pub fn set_prefetch(&mut self, reading: Hint, writing: Hint) {
+        (self.hint, self.write_hint) = (reading, writing);
+    }
+
+    /// Chooses the instructions of lookups; [`Isa::Scalar`] is taken for what the machine has not.
+    pub fn set_isa(&mut self, isa: Isa) {
+        self.isa = isa.resolved();
+    }
+
+    /// The instructions that lookups use: never [`Isa::Auto`].
+    #[must_use]
+    pub fn isa(&self) -> Isa {
+        self.isa
     }
 
     fn hashing(&self) -> (H, u32) {
@@ -307,7 +327,8 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> FlowTable<K> for LockfreeTable<K, G,
     fn new(config: &TableConfig) -> Self {
         let layout = Layout::for_capacity(config.capacity);
         let mut table = LockfreeTable::with_layout(layout, config.hash_key, config.acct);
-        table.set_prefetch(config.prefetch);
+        table.set_prefetch(config.prefetch, config.prefetch_write);
+        table.set_isa(config.isa);
         table
     }
 
@@ -341,7 +362,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> FlowTable<K> for LockfreeTable<K, G,
 
     fn lookup(&self, worker: &mut LockfreeWorker, key: &K, now: Nanos) -> Option<Hit> {
         self.begin_call(worker);
-        let hit = self.find_and_reap(worker, key, &self.probe(key), now);
+        let hit = self.find_one(worker, key, now);
         self.end_call(worker);
         hit
     }
@@ -360,6 +381,10 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> FlowTable<K> for LockfreeTable<K, G,
 
     fn prepare_confirm(&self, _worker: &mut LockfreeWorker, ids: &[EntryId]) {
         self.prefetch_confirms(ids);
+    }
+
+    fn prepare_remove(&self, _worker: &mut LockfreeWorker, ids: &[EntryId]) {
+        self.prefetch_removals(ids);
     }
 
     fn confirm(

@@ -203,6 +203,36 @@ impl Pattern {
     }
 }
 
+/// What a lookup of one key wants: slots of one tag that cover one orientation.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Wanted(u64);
+
+impl Wanted {
+    #[inline]
+    pub(super) fn new(tag: u16, covers: Covers) -> Wanted {
+        debug_assert!(covers == 1 || covers == 2);
+        Wanted(u64::from(tag) << TAG_SHIFT | u64::from(covers) << COVERS_SHIFT)
+    }
+
+    /// A word matches if it is this value where the mask has bits.
+    #[inline]
+    pub(super) fn value(self) -> u64 {
+        self.0
+    }
+
+    /// All of the tag, and the one orientation.
+    #[inline]
+    pub(super) fn mask(self) -> u64 {
+        self.0 | 0xffff << TAG_SHIFT
+    }
+
+    /// Free words never match: they cover nothing.
+    #[inline]
+    pub(super) fn matches(self, slot: Slot) -> bool {
+        (slot.0 ^ self.0) & self.mask() == 0
+    }
+}
+
 /// A word that may hold an overflow bucket: `ext` of a head bucket, `next` of an overflow
 /// bucket. Its tag is the header version under which it was written, and only grows.
 ///

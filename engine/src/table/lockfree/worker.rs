@@ -167,6 +167,11 @@ impl LockfreeWorker {
         self.held += 1;
     }
 
+    pub(super) fn hold_many(&mut self, hits: u32) {
+        debug_assert!(self.pinned);
+        self.held += hits;
+    }
+
     /// From here on `id` is this worker's to give back.
     pub(super) fn own(&mut self, id: EntryId) {
         self.owned.push(id);
