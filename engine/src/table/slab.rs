@@ -171,6 +171,7 @@ unsafe impl Zeroed for Traffic {}
 
 impl<K: FlowKey> Entry<K> {
     /// The state word itself, for a table that makes its own steps on it.
+    #[inline]
     pub(super) fn state_word(&self) -> &StateWord {
         &self.state
     }
@@ -190,6 +191,7 @@ impl<K: FlowKey> Entry<K> {
 
     /// The key of one direction.
     #[must_use]
+    #[inline]
     pub fn key(&self, direction: Direction) -> K {
         match direction {
             Direction::Original => K::load(&self.original),
@@ -198,6 +200,7 @@ impl<K: FlowKey> Entry<K> {
     }
 
     /// Sets both keys. Only for the owner of an unconfirmed entry (I1).
+    #[inline]
     pub fn set_keys(&self, original: K, reply: K) {
         K::store(&self.original, original);
         K::store(&self.reply, reply);
@@ -211,6 +214,7 @@ impl<K: FlowKey> Entry<K> {
 
     /// The status bits.
     #[must_use]
+    #[inline]
     pub fn status(&self) -> Status {
         // Relaxed: each bit stands for itself; what must be visible with CONFIRMED is ordered by `state`.
         Status::from_bits_retain(self.status.load(Ordering::Relaxed))
@@ -229,6 +233,7 @@ impl<K: FlowKey> Entry<K> {
 
     /// Before confirm: the timeout, relative. After: the moment at which the entry has expired.
     #[must_use]
+    #[inline]
     pub fn deadline(&self) -> Nanos {
         // Relaxed: a refresh that a reader misses costs at most one early expiry, as in the kernel.
         self.deadline.load(Ordering::Relaxed)
@@ -269,6 +274,7 @@ impl<K: FlowKey> Entry<K> {
 
     /// Confirmed, and its time is up (`nf_ct_is_expired`).
     #[must_use]
+    #[inline]
     pub fn is_expired(&self, now: Nanos) -> bool {
         self.status().contains(Status::CONFIRMED) && is_past(self.deadline(), now)
     }
@@ -472,6 +478,7 @@ impl<K: FlowKey> Slab<K> {
     /// # Panics
     /// If the number is not of this slab.
     #[must_use]
+    #[inline]
     pub fn entry(&self, id: EntryId) -> &Entry<K> {
         &self.entries[id.index as usize]
     }
@@ -481,6 +488,7 @@ impl<K: FlowKey> Slab<K> {
     /// # Panics
     /// If the place is not of this slab.
     #[must_use]
+    #[inline]
     pub fn at(&self, index: u32) -> &Entry<K> {
         &self.entries[index as usize]
     }
@@ -490,6 +498,7 @@ impl<K: FlowKey> Slab<K> {
     /// # Panics
     /// If the number is not of this slab.
     #[must_use]
+    #[inline]
     pub fn tracker(&self, id: EntryId) -> &TrackerCell {
         &self.trackers[id.index as usize]
     }

@@ -5,8 +5,6 @@
 //! one orientation each of two canonical keys, with two. Two pieces are *equal* when their
 //! canonical keys are and they cover a common orientation.
 
-use std::hint::select_unpredictable;
-
 use super::word::{COVERS_BOTH, Covers, Pattern, Slot};
 use crate::table::hash::{KeyHasher, bucket_of};
 use crate::table::key::FlowKey;
@@ -24,41 +22,14 @@ pub(super) struct Oriented<K> {
     inverse: K,
 }
 
-/// Orders keys by their words. Which order does not matter, only that it is one.
-#[inline]
-fn is_less<K: FlowKey>(a: &K, b: &K) -> bool {
-    let (a, b) = (a.words(), b.words());
-    // Without branches: half of all packets go each way.
-    let pairs = a.as_ref().iter().zip(b.as_ref()).rev();
-    pairs.fold(false, |less, (a, b)| (a < b) | ((a == b) & less))
-}
-
-/// The canonical key of a key, and which orientation of it the key is: what
-/// [`Oriented`] says, for lookups, without a branch.
-#[inline]
-pub(super) fn canonical<K: FlowKey>(key: &K) -> (K, Covers) {
-    let Some(inverse) = key.inverse() else {
-        return (*key, 1);
-    };
-    let is_inverted = is_less(&inverse, key);
-    let canon = select_unpredictable(is_inverted, inverse, *key);
-    (canon, 1 + Covers::from(is_inverted))
-}
-
 impl<K: FlowKey> Oriented<K> {
     #[inline]
     pub(super) fn new(key: &K) -> Oriented<K> {
-        match key.inverse() {
-            Some(inverse) if is_less(&inverse, key) => Oriented {
-                canon: inverse,
-                covers: 2,
-                inverse: *key,
-            },
-            inverse => Oriented {
-                canon: *key,
-                covers: 1,
-                inverse: inverse.unwrap_or(*key),
-            },
+        let (canon, is_inverted) = key.canonical();
+        Oriented {
+            canon,
+            covers: 1 + Covers::from(is_inverted),
+            inverse: canon.inverse().unwrap_or(canon),
         }
     }
 
@@ -170,7 +141,7 @@ impl<K: FlowKey> Pieces<K> {
             Piece::new(first, first.covers, Direction::Original, table),
             Piece::new(second, second.covers, Direction::Reply, table),
         ];
-        if is_less(&second.canon, &first.canon) {
+        if second.canon.words().as_ref() < first.canon.words().as_ref() {
             pieces.swap(0, 1);
         }
         Ok(Pieces { pieces, count: 2 })

@@ -95,10 +95,12 @@ impl<G: Geometry> Index<G> {
 }
 
 impl<'i, G: Geometry> Chain<'i, G> {
+    #[inline]
     pub(super) fn head(self) -> &'i Bucket {
         &self.index.heads[self.bucket as usize]
     }
 
+    #[inline]
     pub(super) fn header(self) -> Header {
         // Acquire, P3: official words, link words and decisions behind this header.
         Header(self.head().word.load(Ordering::Acquire))

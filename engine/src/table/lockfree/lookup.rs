@@ -3,20 +3,20 @@
 use std::hint::select_unpredictable;
 
 use super::LockfreeTable;
-use super::bucket::{Bucket, Geometry};
-use super::canonical::{Pieces, Place, canonical};
+use super::bucket::{Bucket, Geometry, SLOTS};
+use super::canonical::{Pieces, Place};
 use super::prefetch::{Hint, prefetch};
 #[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, miri))))]
 use super::scan::{Avx2, Avx512};
 use super::scan::{Isa, Matcher, Scalar, bits};
-use super::word::{Link, Slot, State, Wanted};
+use super::word::{Covers, Header, Link, Slot, State, Wanted};
 use super::worker::LockfreeWorker;
 use crate::sync::Ordering;
 use crate::table::Hit;
 use crate::table::hash::KeyHasher;
 use crate::table::key::FlowKey;
-use crate::table::slab::EntryId;
-use crate::time::Nanos;
+use crate::table::slab::{Entry, EntryId};
+use crate::time::{Nanos, is_past};
 use crate::tuple::Direction;
 
 /// Where and what to look for.
@@ -36,28 +36,15 @@ impl Probe {
 /// Keys whose memory is asked for at the same time.
 const BATCH: usize = 64;
 
-/// What the head bucket says of a key of a batch, in one word: the pass that reads the
-/// entries has no more than this.
-///
-/// | word | meaning |
-/// |---|---|
-/// | UNINIT | nobody has the key |
-/// | EMPTY | nothing in the head bucket, but the chain goes on |
-/// | a piece | a slot of the right tag |
-type Candidate = Slot;
-
-const MISS: Candidate = Slot::UNINIT;
-const BEYOND: Candidate = Slot::EMPTY;
-
 impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
-    #[inline]
+    #[inline(always)]
     pub(super) fn probe(&self, key: &K) -> Probe {
-        let (canon, covers) = canonical(key);
+        let (canon, is_inverted) = key.canonical();
         let (hasher, buckets) = self.hashing();
         let place = Place::of(&canon, hasher, buckets);
         Probe {
             bucket: place.bucket,
-            wanted: Wanted::new(place.tag, covers),
+            wanted: Wanted::new(place.tag, 1 + Covers::from(is_inverted)),
         }
     }
 
@@ -137,22 +124,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     /// Is the slot's entry confirmed, in this life, and the owner of `key`?
     #[inline]
     fn check(&self, slot: Slot, key: &K) -> Option<Hit> {
-        let entry = self.slab.at(slot.index());
-        // Acquire, P1: the linearization point of a hit; only after it the body may be read.
-        let state = State(entry.state_word().load(Ordering::Acquire));
-        if !state.is_confirmed() || !slot.is_of(state) {
-            return None;
-        }
-        // Without branches: which direction it is cannot be predicted.
-        let is_reply = entry.key(Direction::Reply) == *key;
-        let is_original = (entry.key(Direction::Original) == *key) & !state.is_reply_only();
-        (is_reply | is_original).then(|| Hit {
-            id: EntryId {
-                index: slot.index(),
-                generation: state.generation(),
-            },
-            direction: select_unpredictable(is_reply, Direction::Reply, Direction::Original),
-        })
+        check_entry(self.slab.at(slot.index()), slot, key)
     }
 
     /// [`FlowTable::lookup_batch`](crate::table::FlowTable::lookup_batch), pinned: all keys
@@ -207,100 +179,76 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
         hits: &mut [Option<Hit>],
     ) {
         let hint = const { Hint::ALL[HINT as usize] };
+        // Arrays that are zeroes at first, and pointers instead of numbers: less to do a key.
+        let mut heads: [Option<&Bucket>; BATCH] = [None; BATCH];
         let mut probes = [Probe::default(); BATCH];
-        let probes = &mut probes[..keys.len()];
-        for (probe, key) in probes.iter_mut().zip(keys) {
+        for ((head, probe), key) in heads.iter_mut().zip(&mut probes).zip(keys) {
             *probe = self.probe(key);
-            prefetch(hint, self.index.chain(probe.bucket).head());
+            let found = self.index.chain(probe.bucket).head();
+            prefetch(hint, found);
+            *head = Some(found);
         }
-        let mut candidates = [MISS; BATCH];
-        let candidates = &mut candidates[..keys.len()];
-        let mut beyond = false;
-        for (probe, candidate) in probes.iter().zip(candidates.iter_mut()) {
-            *candidate = self.read_head::<S>(probe);
-            if candidate.is_free() {
-                beyond |= *candidate == BEYOND;
-            } else {
-                prefetch(hint, self.slab.at(candidate.index()));
+        let mut entries: [Option<&Entry<K>>; BATCH] = [None; BATCH];
+        let mut slots = [Slot::UNINIT; BATCH];
+        let (mut beyond, mut count) = ([0u8; BATCH], 0);
+        for (i, head) in heads.iter().enumerate().take(keys.len()) {
+            let Some(head) = *head else { break };
+            if let Some(slot) = candidates::<S>(head, G::HEAD_SLOTS, probes[i].wanted).next() {
+                let entry = self.slab.at(slot.index());
+                prefetch(hint, entry);
+                (entries[i], slots[i]) = (Some(entry), slot);
+            } else if Header(head.word.load(Ordering::Acquire)).overflow() > 0 {
+                // Acquire and after the scan, as in `find_by`.
+                beyond[count] = i as u8;
+                count += 1;
             }
         }
         S::leave();
-        if beyond {
-            self.prefetch_beyond(probes, candidates);
+        let beyond = &beyond[..count];
+        if !beyond.is_empty() {
+            self.prefetch_beyond(&probes, beyond);
         }
         let mut held = 0;
-        for (((key, hit), probe), candidate) in keys
-            .iter()
-            .zip(hits)
-            .zip(probes.iter())
-            .zip(candidates.iter())
-        {
-            if *candidate == MISS {
-                *hit = None;
-                continue;
-            }
-            let found = (*candidate != BEYOND).then(|| self.check(*candidate, key));
-            *hit = match found.flatten() {
-                Some(found) if !self.slab.entry(found.id).is_expired(now) => {
-                    held += 1;
-                    Some(found)
-                }
-                // Another slot has it, or it is to be removed.
-                _ => self.find_and_reap::<Scalar>(worker, key, probe, now),
+        for (i, (key, hit)) in keys.iter().zip(hits.iter_mut()).enumerate().take(BATCH) {
+            *hit = match entries[i] {
+                None => None,
+                Some(entry) => match check_entry(entry, slots[i], key) {
+                    // A confirmed one always has the status bit that `is_expired` asks for.
+                    Some(found) if !is_past(entry.deadline(), now) => {
+                        held += 1;
+                        Some(found)
+                    }
+                    // Another slot has it, or it is to be removed.
+                    _ => self.find_and_reap::<Scalar>(worker, key, &probes[i], now),
+                },
             };
         }
         worker.hold_many(held);
-    }
-
-    /// [`FlowTable::prepare_remove`](crate::table::FlowTable::prepare_remove), pinned: entries first, then the buckets
-    /// that their keys lead to.
-    pub(super) fn prefetch_removes(&self, ids: &[EntryId]) {
-        for &id in ids {
-            prefetch(self.hint, self.slab.entry(id));
-        }
-        for &id in ids {
-            // Acquire, P1: the keys of a life that is confirmed (I7).
-            let state = State(self.state_word(id).load(Ordering::Acquire));
-            if state.is_confirmed() && state.generation() == id.generation {
-                self.prefetch_heads(&self.pieces_of(id, state));
-            }
-        }
-    }
-
-    #[inline]
-    fn read_head<S: Matcher>(&self, probe: &Probe) -> Candidate {
-        let chain = self.index.chain(probe.bucket);
-        if let Some(slot) = candidates::<S>(chain.head(), G::HEAD_SLOTS, probe.wanted).next() {
-            return slot;
-        }
-        // After the scan, as in `find`.
-        if chain.header().overflow() == 0 {
-            MISS
-        } else {
-            BEYOND
+        for &i in beyond {
+            let i = usize::from(i);
+            hits[i] = self.find_and_reap::<S>(worker, &keys[i], &probes[i], now);
         }
     }
 
     /// Chains that go on: their links, then their first overflow buckets.
-    #[cold]
-    fn prefetch_beyond(&self, probes: &[Probe], candidates: &[Candidate]) {
-        let beyond = || {
-            let all = probes.iter().zip(candidates);
-            all.filter(|(_, candidate)| **candidate == BEYOND)
-                .map(|(probe, _)| probe.bucket)
-        };
-        self.prefetch_links(self.hint, beyond());
-        self.prefetch_overflow(self.hint, beyond());
+    fn prefetch_beyond(&self, probes: &[Probe; BATCH], beyond: &[u8]) {
+        let mut buckets = [0; BATCH];
+        let buckets = &mut buckets[..beyond.len()];
+        for (bucket, &i) in buckets.iter_mut().zip(beyond) {
+            *bucket = probes[usize::from(i)].bucket;
+        }
+        self.prefetch_links(self.hint, buckets);
+        self.prefetch_overflow(self.hint, buckets);
     }
 
-    fn prefetch_links(&self, hint: Hint, buckets: impl Iterator<Item = u32>) {
-        for bucket in buckets {
+    fn prefetch_links(&self, hint: Hint, buckets: &[u32]) {
+        for &bucket in buckets {
             prefetch(hint, &self.index.ext[bucket as usize]);
         }
     }
 
-    fn prefetch_overflow(&self, hint: Hint, buckets: impl Iterator<Item = u32>) {
-        for bucket in buckets {
+    fn prefetch_overflow(&self, hint: Hint, buckets: &[u32]) {
+        for &bucket in buckets {
             // Relaxed: only to know which line to ask for.
             let link = Link(self.index.ext[bucket as usize].load(Ordering::Relaxed));
             if let Some(number) = link.bucket() {
@@ -359,9 +307,29 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
             long += usize::from(goes_on(&bucket));
         }
         let long = &buckets[..long];
-        self.prefetch_links(self.hint, long.iter().copied());
-        self.prefetch_overflow(self.write_hint, long.iter().copied());
+        self.prefetch_links(self.hint, long);
+        self.prefetch_overflow(self.write_hint, long);
     }
+}
+
+/// [`LockfreeTable::check`] of the slot's entry.
+#[inline(always)]
+fn check_entry<K: FlowKey>(entry: &Entry<K>, slot: Slot, key: &K) -> Option<Hit> {
+    // Acquire, P1: the linearization point of a hit; only after it the body may be read.
+    let state = State(entry.state_word().load(Ordering::Acquire));
+    if !(state.is_confirmed() & slot.is_of(state)) {
+        return None;
+    }
+    // Without branches: which direction it is cannot be predicted.
+    let is_reply = entry.key(Direction::Reply) == *key;
+    let is_original = (entry.key(Direction::Original) == *key) & !state.is_reply_only();
+    (is_reply | is_original).then(|| Hit {
+        id: EntryId {
+            index: slot.index(),
+            generation: state.generation(),
+        },
+        direction: select_unpredictable(is_reply, Direction::Reply, Direction::Original),
+    })
 }
 
 /// Words of the first `used` slots of a bucket that match, read again: what has changed
@@ -372,7 +340,13 @@ fn candidates<S: Matcher>(
     used: usize,
     wanted: Wanted,
 ) -> impl Iterator<Item = Slot> {
-    bits(S::matches(bucket, wanted) & ((1 << used) - 1)).filter_map(move |at| {
+    let all = S::matches(bucket, wanted);
+    let matches = if used == SLOTS {
+        all
+    } else {
+        all & ((1 << used) - 1)
+    };
+    bits(matches).filter_map(move |at| {
         // Acquire, P2.
         let slot = Slot(bucket.slots[at].load(Ordering::Acquire));
         wanted.matches(slot).then_some(slot)

@@ -332,6 +332,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> FlowTable<K> for LockfreeTable<K, G,
         table
     }
 
+    #[inline]
     fn slab(&self) -> &Slab<K> {
         &self.slab
     }
@@ -344,10 +345,12 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> FlowTable<K> for LockfreeTable<K, G,
         worker.give_back_all();
     }
 
+    #[inline]
     fn begin(&self, worker: &mut LockfreeWorker) {
         self.begin_call(worker);
     }
 
+    #[inline]
     fn end(&self, worker: &mut LockfreeWorker) {
         self.end_call(worker);
     }
@@ -360,6 +363,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> FlowTable<K> for LockfreeTable<K, G,
         self.end_unseen(worker, id);
     }
 
+    #[inline]
     fn lookup(&self, worker: &mut LockfreeWorker, key: &K, now: Nanos) -> Option<Hit> {
         self.begin_call(worker);
         let hit = self.find_one(worker, key, now);
@@ -414,6 +418,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> FlowTable<K> for LockfreeTable<K, G,
         removed
     }
 
+    #[inline]
     fn release(&self, worker: &mut LockfreeWorker, id: EntryId) -> bool {
         if worker.disown(id) {
             self.retire(worker, id);

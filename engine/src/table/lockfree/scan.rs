@@ -42,6 +42,7 @@ pub(super) fn scan(bucket: &Bucket, used: usize, pattern: Pattern) -> Scan {
 }
 
 /// The positions of the bits that are set, lowest first.
+#[inline]
 pub(super) fn bits(mut mask: u32) -> impl Iterator<Item = usize> {
     std::iter::from_fn(move || {
         let lowest = (mask != 0).then(|| mask.trailing_zeros() as usize)?;
@@ -110,7 +111,7 @@ impl Isa {
 
 /// A way to compare the slots of a bucket with what one key wants.
 pub(super) trait Matcher {
-    /// Bit i: slot i held a word that matches. Bits of slots that the bucket has not are noise.
+    /// Bit i: slot i held a word that matches. Slots of the bucket that the geometry does not use are compared too.
     fn matches(bucket: &Bucket, wanted: Wanted) -> u32;
 
     /// After the last one of a batch: leaves the processor as other code expects it.
@@ -156,8 +157,10 @@ mod vector {
         fn matches(bucket: &Bucket, wanted: Wanted) -> u32 {
             let (low, high): (u32, u32);
             // SAFETY: reads the 64 bytes of the bucket, which is aligned to them, and changes the
-            // named registers alone. The instructions exist: whoever chose this matcher asked. No
-            // `nomem` and no `readonly`: nothing may move across it, as befits an acquire load.
+            // named registers alone. The instructions exist: whoever chose this matcher asked.
+            // `readonly`: the compiler may move it across other plain reads, but not up across an
+            // acquire load and not across a fence, so it stays within the lookup; what it says
+            // of a slot is read again by an acquire load before anything is believed.
             unsafe {
                 asm!(
                     "vmovq xmm0, {value}",
@@ -176,7 +179,7 @@ mod vector {
                     low = lateout(reg) low,
                     high = lateout(reg) high,
                     out("xmm0") _, out("xmm1") _, out("xmm2") _,
-                    options(nostack, preserves_flags),
+                    options(nostack, preserves_flags, readonly),
                 );
             }
             // Lane 0 is the bucket's own word.
@@ -210,7 +213,7 @@ mod vector {
                     bucket = in(reg) bucket,
                     lanes = lateout(reg) lanes,
                     out("xmm0") _, out("xmm1") _, out("k1") _,
-                    options(nostack, preserves_flags),
+                    options(nostack, preserves_flags, readonly),
                 );
             }
             lanes >> 1

@@ -39,26 +39,31 @@ impl Header {
     /// A chain in use, empty. Version 1 is left to link words that never were linked.
     pub(super) const FIRST: Header = Header(2 << VERSION_SHIFT | INIT);
 
+    #[inline]
     pub(super) fn version(self) -> u32 {
         (self.0 >> VERSION_SHIFT) as u32
     }
 
     /// Linked overflow buckets.
+    #[inline]
     pub(super) fn overflow(self) -> usize {
         (self.0 >> OVERFLOW_SHIFT & 3) as usize
     }
 
     /// Official positions, one bit each.
+    #[inline]
     pub(super) fn valid(self) -> u32 {
         (self.0 & (INIT - 1)) as u32
     }
 
+    #[inline]
     pub(super) fn is_official(self, position: usize) -> bool {
         self.valid() >> position & 1 == 1
     }
 
     /// The successor of this header, with other official positions and overflow buckets:
     /// always a new version.
+    #[inline]
     pub(super) fn next(self, valid: u32, overflow: usize) -> Header {
         debug_assert!(u64::from(valid) < INIT && overflow < 4);
         let flags = self.0 & (INIT | FROZEN);
@@ -136,17 +141,20 @@ impl Slot {
     }
 
     /// UNINIT or EMPTY.
+    #[inline]
     pub(super) fn is_free(self) -> bool {
         self.0 <= Slot::EMPTY.0
     }
 
     /// The entry. Only for a word that is a piece.
+    #[inline]
     pub(super) fn index(self) -> u32 {
         debug_assert!(!self.is_free());
         (self.0 & ((1 << INDEX_BITS) - 1)) as u32 - INDEX_BASE as u32
     }
 
     /// Whose key: [`Direction::Reply`] is the second piece of a NATed connection.
+    #[inline]
     pub(super) fn role(self) -> Direction {
         if self.0 & ROLE == 0 {
             Direction::Original
@@ -156,9 +164,10 @@ impl Slot {
     }
 
     /// Is it of this life of its entry?
+    #[inline]
     pub(super) fn is_of(self, state: State) -> bool {
-        (self.0 >> INDEX_BITS) as u32 & SLOT_GENERATION_MASK
-            == state.generation() & SLOT_GENERATION_MASK
+        const GENERATION: u64 = (SLOT_GENERATION_MASK as u64) << INDEX_BITS;
+        (self.0 ^ state.0 << (INDEX_BITS - GENERATION_SHIFT)) & GENERATION == 0
     }
 }
 
@@ -254,15 +263,18 @@ impl Link {
         Link(u64::from(tag) << 32 | (u64::from(bucket) + 1))
     }
 
+    #[inline]
     pub(super) fn tag(self) -> u32 {
         (self.0 >> 32) as u32
     }
 
+    #[inline]
     pub(super) fn bucket(self) -> Option<u32> {
         (self.0 as u32).checked_sub(1)
     }
 
     /// This word without its bucket. Never 0 as a whole: a word that was used says so.
+    #[inline]
     pub(super) fn taken_out(self) -> Link {
         Link(u64::from(self.tag()) << 32)
     }
@@ -305,6 +317,7 @@ pub(super) struct Attempt {
 
 impl Attempt {
     /// As the aux bits of a Pending state.
+    #[inline]
     pub(super) fn aux(self) -> u32 {
         debug_assert!(self.limit <= LIMIT_MASK as usize);
         u32::from(self.number) << ATTEMPT_SHIFT
@@ -340,30 +353,36 @@ impl State {
         (self.0 >> AUX_SHIFT) as u32
     }
 
+    #[inline]
     pub(super) fn generation(self) -> u32 {
         self.0 as u32 >> GENERATION_SHIFT
     }
 
+    #[inline]
     pub(super) fn is_pending(self) -> bool {
         self.0 & LIFE_MASK == PENDING
     }
 
+    #[inline]
     pub(super) fn is_confirmed(self) -> bool {
         self.0 & LIFE_MASK == CONFIRMED
     }
 
     /// Lives by its reply key alone (while Pending, Confirmed or Dying).
+    #[inline]
     pub(super) fn is_reply_only(self) -> bool {
         self.aux() & REPLY_ONLY != 0
     }
 
     /// Positions that this Pending insert may use.
+    #[inline]
     pub(super) fn limit(self) -> usize {
         debug_assert!(self.is_pending());
         (self.aux() & LIMIT_MASK) as usize
     }
 
     /// Why it was aborted, if it was.
+    #[inline]
     pub(super) fn abort(self) -> Option<Abort> {
         (self.0 & LIFE_MASK == ABORTED).then(|| match self.aux() {
             TOO_LONG => Abort::TooLong,
@@ -373,12 +392,14 @@ impl State {
     }
 
     /// What this Pending state becomes when all its pieces are official.
+    #[inline]
     pub(super) fn confirmed(self) -> State {
         debug_assert!(self.is_pending());
         State::new(self.aux() & REPLY_ONLY, self.generation(), CONFIRMED)
     }
 
     /// What this Pending state becomes when it cannot get in.
+    #[inline]
     pub(super) fn aborted(self, why: Abort) -> State {
         debug_assert!(self.is_pending());
         let aux = match why {
@@ -390,12 +411,14 @@ impl State {
     }
 
     /// What this Confirmed state becomes when it is removed.
+    #[inline]
     pub(super) fn dying(self) -> State {
         debug_assert!(self.is_confirmed());
         State::new(self.aux(), self.generation(), DYING)
     }
 
     /// The end of this life.
+    #[inline]
     pub(super) fn freed(self) -> State {
         State::new(0, self.generation(), FREE)
     }

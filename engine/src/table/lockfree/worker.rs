@@ -162,11 +162,13 @@ impl LockfreeWorker {
         self.counters
     }
 
+    #[inline]
     pub(super) fn hold(&mut self) {
         debug_assert!(self.pinned);
         self.held += 1;
     }
 
+    #[inline]
     pub(super) fn hold_many(&mut self, hits: u32) {
         debug_assert!(self.pinned);
         self.held += hits;
@@ -178,7 +180,11 @@ impl LockfreeWorker {
     }
 
     /// Was `id` this worker's to give back? Not any more.
+    #[inline]
     pub(super) fn disown(&mut self, id: EntryId) -> bool {
+        if self.owned.is_empty() {
+            return false;
+        }
         // Few at a time, the last one most often.
         let found = self.owned.iter().rposition(|owned| *owned == id);
         found.map(|at| self.owned.swap_remove(at)).is_some()
@@ -302,6 +308,7 @@ impl LockfreeWorker {
 /// Pins, and the way of entries from one life to the next.
 impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     /// A batch or a call begins.
+    #[inline]
     pub(super) fn begin_call(&self, worker: &mut LockfreeWorker) {
         debug_assert!(
             Arc::ptr_eq(&worker.shared, &self.shared),
@@ -315,6 +322,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     }
 
     /// It is over.
+    #[inline]
     pub(super) fn end_call(&self, worker: &mut LockfreeWorker) {
         debug_assert!(worker.nested > 0, "`end` belongs to a `begin`");
         worker.nested = worker.nested.saturating_sub(1);
@@ -322,16 +330,21 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     }
 
     /// Gives a hit back.
+    #[inline]
     pub(super) fn unhold(&self, worker: &mut LockfreeWorker) {
         debug_assert!(worker.held > 0, "a hit is given back once");
         worker.held = worker.held.saturating_sub(1);
         self.unpin_if_idle(worker);
     }
 
+    #[inline]
     fn unpin_if_idle(&self, worker: &mut LockfreeWorker) {
-        if worker.nested > 0 || worker.held > 0 || !worker.pinned {
-            return;
+        if worker.nested == 0 && worker.held == 0 && worker.pinned {
+            self.unpin(worker);
         }
+    }
+
+    fn unpin(&self, worker: &mut LockfreeWorker) {
         worker.seal();
         self.shared.epochs.unpin(worker.seat);
         worker.pinned = false;
