@@ -16,6 +16,18 @@ pub(crate) use shuttle::thread;
 
 pub use std::sync::atomic::Ordering;
 
+/// A `SeqCst` fence for those who have just made a compare-and-exchange, or have just read
+/// what somebody else's made. On x86-64 that instruction is locked, which is a full fence
+/// already, and a value that was read is in memory for all: only the compiler must be held.
+/// Elsewhere, and for checkers, a fence.
+#[inline]
+pub fn fence_after_exchange() {
+    #[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, miri))))]
+    std::sync::atomic::compiler_fence(Ordering::SeqCst);
+    #[cfg(not(all(target_arch = "x86_64", not(any(loom, shuttle, miri)))))]
+    fence(Ordering::SeqCst);
+}
+
 /// A checker runs this: few slots, workers and numbers at hand, plain memory.
 pub const CHECKED: bool = cfg!(any(loom, shuttle));
 

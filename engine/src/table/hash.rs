@@ -48,6 +48,19 @@ impl HashKey {
     }
 }
 
+/// The default hash, by its secret alone.
+impl KeyHasher for HashKey {
+    #[inline]
+    fn with_key(key: HashKey) -> HashKey {
+        key
+    }
+
+    #[inline]
+    fn hash<K: FlowKey>(self, key: &K) -> u64 {
+        Folded::with_key(self).hash(key)
+    }
+}
+
 impl fmt::Debug for HashKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("HashKey(secret)")

@@ -503,6 +503,11 @@ impl<K: FlowKey> Slab<K> {
         &self.trackers[id.index as usize]
     }
 
+    /// The tracker's memory at a place, to ask for it ahead of use.
+    pub(super) fn tracker_at(&self, index: u32) -> &TrackerCell {
+        &self.trackers[index as usize]
+    }
+
     /// The traffic counters of an entry's direction, if they are kept.
     #[must_use]
     pub fn traffic(&self, id: EntryId, direction: Direction) -> Option<&Traffic> {

@@ -8,7 +8,7 @@ use super::install::Insert;
 use super::word::{Abort, Attempt, State};
 use super::worker::LockfreeWorker;
 use crate::status::Status;
-use crate::sync::{Ordering, fence};
+use crate::sync::{Ordering, fence_after_exchange};
 use crate::table::hash::KeyHasher;
 use crate::table::key::FlowKey;
 use crate::table::slab::{Entry, EntryId};
@@ -212,7 +212,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
         let Some(why) = state.abort() else {
             // Confirmed, or somebody has removed it again since.
             // Ours first: see the fence in `kill`.
-            fence(Ordering::SeqCst);
+            fence_after_exchange();
             return Ok(());
         };
         self.clear_all(worker, id, &confirm.pieces);

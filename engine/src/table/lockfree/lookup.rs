@@ -7,8 +7,8 @@ use super::bucket::{Bucket, Geometry, SLOTS};
 use super::canonical::{Pieces, Place};
 use super::prefetch::{Hint, prefetch};
 #[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, miri))))]
-use super::scan::{Avx2, Avx512};
-use super::scan::{Isa, Matcher, Scalar, bits};
+use super::scan::{Avx2, Avx512, Isa};
+use super::scan::{Matcher, Scalar, bits};
 use super::word::{Covers, Header, Link, Slot, State, Wanted};
 use super::worker::LockfreeWorker;
 use crate::sync::Ordering;
@@ -323,12 +323,16 @@ fn check_entry<K: FlowKey>(entry: &Entry<K>, slot: Slot, key: &K) -> Option<Hit>
     // Without branches: which direction it is cannot be predicted.
     let is_reply = entry.key(Direction::Reply) == *key;
     let is_original = (entry.key(Direction::Original) == *key) & !state.is_reply_only();
-    (is_reply | is_original).then(|| Hit {
+    let owned = u8::from(is_reply) << 1 | u8::from(is_original);
+    if owned == 0 {
+        return None;
+    }
+    Some(Hit {
         id: EntryId {
             index: slot.index(),
             generation: state.generation(),
         },
-        direction: select_unpredictable(is_reply, Direction::Reply, Direction::Original),
+        direction: select_unpredictable(owned & 2 != 0, Direction::Reply, Direction::Original),
     })
 }
 

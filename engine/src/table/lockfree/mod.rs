@@ -77,7 +77,7 @@
 //! - L5 miss: some moment within, at which nobody owned the key: one owner throughout would
 //!   have had one slot throughout, in the way of the scan.
 //!
-//! After L1 and L4 a `SeqCst` fence: else "insert A, look up B" and "insert B, look up A" might both miss.
+//! After L1 and L4 a `SeqCst` fence (on x86-64 the locked instruction is one): else "insert A, look up B" and "insert B, look up A" might both miss.
 //!
 //! # Pairs
 //! - P1 release: the store of Pending, and every CAS of a state <-> acquire: every load of a
@@ -96,6 +96,13 @@
 //! (`pool`, `epoch`). A thread that stops while pinned holds up the reuse of entries: others
 //! go on until the slack is used, and are then refused and counted
 //! ([`LockfreeCounters::recycle_stalled`]). Its tentative words keep their slots occupied.
+//!
+//! # What a lookup costs
+//! Two dependent lines. A batch hashes all keys and asks for all heads, compares whole buckets
+//! ([`scan`]) and asks for the entries of the right tag, then reads the entries; what goes on into
+//! overflow is asked for in between, and settled last. Words that a vector compare found are
+//! read again by an acquire load (P2). Hints for reading and writing, and the instructions, are
+//! settings. Locked instructions of a connect: two claims, two headers, one state.
 //!
 //! # Reclamation
 //! Who may hold a reference to an entry or an overflow bucket: a pinned worker. Workers are

@@ -8,7 +8,7 @@ use super::scan::{bits, scan};
 use super::word::State;
 use super::worker::LockfreeWorker;
 use crate::status::Status;
-use crate::sync::{Ordering, fence};
+use crate::sync::{Ordering, fence_after_exchange};
 use crate::table::hash::KeyHasher;
 use crate::table::key::FlowKey;
 use crate::table::slab::EntryId;
@@ -37,7 +37,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
         }
         // Ours first: a lookup whose own insert or removal comes later does not find it.
         // Theirs first: our later lookups see what they did. (See the head: store buffering.)
-        fence(Ordering::SeqCst);
+        fence_after_exchange();
         self.slab.entry(id).set_status(Status::DYING);
         self.clear_all(worker, id, &pieces);
         worker.own(id);

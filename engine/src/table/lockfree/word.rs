@@ -224,6 +224,10 @@ impl Wanted {
     }
 
     /// A word matches if it is this value where the mask has bits.
+    #[cfg_attr(
+        any(loom, shuttle, not(target_arch = "x86_64")),
+        expect(dead_code, reason = "for vector versions")
+    )]
     #[inline]
     pub(super) fn value(self) -> u64 {
         self.0

@@ -380,9 +380,11 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
             worker.give_permit();
             return None;
         };
-        // The line of an entry to come: allocations come in batches.
+        // The lines of an entry to come: allocations come in batches, and TCP's tracker is
+        // initialised with the entry, under its lock.
         if let Some(soon) = worker.entries.soon() {
-            prefetch(self.hint, self.slab.at(soon));
+            prefetch(self.write_hint, self.slab.at(soon));
+            prefetch(self.write_hint, self.slab.tracker_at(soon));
         }
         Some(self.slab.begin_life(index, 0))
     }
