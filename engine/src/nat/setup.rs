@@ -79,6 +79,9 @@ impl<T: FlowTable<KeyV4>> Worker<'_, T> {
             };
             entry.set_reply(KeyV4::pack(&reply, seeker.reply.zone()));
             entry.set_status(manip.nat_bit());
+            // The reply's bucket is another one now: on its way until the packet is confirmed.
+            let table = &self.engine.table;
+            table.prepare_confirm(&mut self.table, &[id]);
         }
         if manip == Manip::Source {
             // Both keys' zones, and the original key, are what they will be when it is unlinked.
