@@ -268,29 +268,30 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     /// [`FlowTable::prepare_confirm`](crate::table::FlowTable::prepare_confirm).
     pub(super) fn prefetch_confirms(&self, ids: &[EntryId]) {
         for ids in ids.chunks(BATCH / 2) {
-            self.prefetch_chains(ids);
+            self.prefetch_chains_if(ids, |_| true);
         }
     }
 
-    /// [`FlowTable::prepare_remove`](crate::table::FlowTable::prepare_remove).
+    /// [`FlowTable::prepare_remove`](crate::table::FlowTable::prepare_remove), pinned.
     pub(super) fn prefetch_removals(&self, ids: &[EntryId]) {
         for ids in ids.chunks(BATCH / 2) {
             for &id in ids {
                 prefetch(self.write_hint, self.slab.entry(id));
             }
-            self.prefetch_chains(ids);
+            self.prefetch_chains_if(ids, |id| {
+                // Acquire, P1: the keys of a life that is confirmed (I7).
+                let state = State(self.state_word(id).load(Ordering::Acquire));
+                state.is_confirmed() && state.generation() == id.generation
+            });
         }
     }
 
     /// Asks for the chains of entries, to change them: for all heads, then for the links and
     /// the overflow buckets of those that have any. At most `BATCH / 2` entries.
-    ///
-    /// Keys of entries that are not the caller's may be of another life, or of two: then the
-    /// wrong lines are asked for.
-    fn prefetch_chains(&self, ids: &[EntryId]) {
+    fn prefetch_chains_if(&self, ids: &[EntryId], is_readable: impl Fn(EntryId) -> bool) {
         let mut buckets = [0; BATCH];
         let mut count = 0;
-        for &id in ids {
+        for &id in ids.iter().filter(|id| is_readable(**id)) {
             let entry = self.slab.entry(id);
             for direction in [Direction::Original, Direction::Reply] {
                 let bucket = self.probe(&entry.key(direction)).bucket;

@@ -394,10 +394,6 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> FlowTable<K> for LockfreeTable<K, G,
         self.prefetch_confirms(ids);
     }
 
-    fn prepare_remove(&self, _worker: &mut LockfreeWorker, ids: &[EntryId]) {
-        self.prefetch_removals(ids);
-    }
-
     fn confirm(
         &self,
         worker: &mut LockfreeWorker,
@@ -414,7 +410,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> FlowTable<K> for LockfreeTable<K, G,
 
     fn prepare_remove(&self, worker: &mut LockfreeWorker, ids: &[EntryId]) {
         self.begin_call(worker);
-        self.prefetch_removes(ids);
+        self.prefetch_removals(ids);
         self.end_call(worker);
     }
 
