@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
+use clashtrack_engine::table::lockfree::Isa;
 use clashtrack_engine::table::prefetch::Hint;
 
 use super::{Globals, values};
@@ -116,7 +117,7 @@ pub fn run(args: &CalibrateArgs, globals: &Globals) -> Result<ExitCode, Error> {
             let rows: Vec<Row> = costs.iter().map(Row::of).collect();
             let hint = calibrate::best(&costs, Access::Read).map_or(Hint::None, |cost| cost.hint);
             let machine = Machine {
-                tuning: Some(Tuning::new(hint, resident)),
+                tuning: Some(Tuning::new(Isa::default(), hint, resident)),
                 ..Machine::here()
             };
             let config = Config { lines, bytes, seed };

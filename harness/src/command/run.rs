@@ -10,6 +10,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
+use clashtrack_engine::table::lockfree::Isa;
 use clashtrack_engine::table::prefetch::Hint;
 use clashtrack_engine::tuple::Protocol;
 
@@ -172,8 +173,8 @@ impl RunArgs {
             seed: globals.seed.unwrap_or(DEFAULT_SEED),
             cores: cores.count(),
             prefetch: Hint::default(),
+            isa: known_isa(&self.isa)?,
         };
-        check_isa(&self.isa)?;
         check_workers(&plan)?;
         if plan.tables.is_empty() {
             let large = plan
@@ -224,21 +225,21 @@ fn unknown(
     }
 }
 
-fn check_isa(isa: &str) -> Result<(), Error> {
-    match isa {
-        "auto" | "scalar" => Ok(()),
-        "avx2" | "avx512" => Err(Error::Argument {
-            flag: "--isa",
-            problem: format!("no table of this build scans with {isa}"),
-            remedy: "write scalar or auto".to_owned(),
-        }),
-        _ => Err(unknown(
-            "--isa",
-            "instruction set",
-            isa,
-            ["scalar", "auto"].into_iter(),
-        )),
+/// The instruction set of that name, if this machine has it.
+fn known_isa(name: &str) -> Result<Isa, Error> {
+    let isa = Isa::ALL.into_iter().find(|isa| isa.name() == name);
+    let isa = isa.ok_or_else(|| {
+        let names = Isa::ALL.into_iter().map(Isa::name);
+        unknown("--isa", "instruction set", name, names)
+    })?;
+    if isa.is_available() {
+        return Ok(isa);
     }
+    Err(Error::Argument {
+        flag: "--isa",
+        problem: format!("this processor has no {name}"),
+        remedy: "write scalar or auto".to_owned(),
+    })
 }
 
 fn check_workers(plan: &Plan) -> Result<(), Error> {
@@ -424,7 +425,7 @@ fn envelope(
         batch: used(plan, |case| case.batch),
         connections: used(plan, |case| case.connections),
         l4: used(plan, |case| case.protocol.name()),
-        isa: "scalar",
+        isa: plan.isa.resolved().name(),
         prefetch: plan.prefetch.name(),
         duration_ms: used(plan, |case| case.duration)[0].as_secs_f64() * 1e3,
         repeat: plan.repeat,
@@ -434,7 +435,7 @@ fn envelope(
     };
     let machine = Machine {
         load: measured.load,
-        tuning: Some(Tuning::new(plan.prefetch, measured.resident)),
+        tuning: Some(Tuning::new(plan.isa, plan.prefetch, measured.resident)),
         ..Machine::here()
     };
     Envelope::new("run", config, results, Nothing {})
@@ -491,7 +492,7 @@ fn text(
 
 /// What the figures depend on beside that, in words.
 fn tuning(plan: &Plan, measured: &Measured) -> String {
-    let tuning = Tuning::new(plan.prefetch, measured.resident);
+    let tuning = Tuning::new(plan.isa, plan.prefetch, measured.resident);
     let pages = match tuning.huge_page_share {
         Some(share) => format!("{:.0} % of the memory in huge pages", share * 100.0),
         None => "huge pages: this system does not tell".to_owned(),

@@ -35,16 +35,14 @@
 //! The map's.
 //!
 //! # Sources
-//! The crates' own guides. The hash is keyed as in the other tables (SipHash-1-3) unless the name says
+//! The crates' own guides. The hash is keyed as in the other tables ([`Folded`]) unless the name says
 //! otherwise; capacity is reserved up front.
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, Hash, Hasher};
 
-use siphasher::sip::SipHasher13;
-
 use clashtrack_engine::status::Status;
-use clashtrack_engine::table::hash::HashKey;
+use clashtrack_engine::table::hash::{Folded, HashKey, KeyHasher};
 use clashtrack_engine::table::key::FlowKey;
 use clashtrack_engine::table::mutex::EVICTION_RANGE;
 use clashtrack_engine::table::slab::{Entry, EntryId, FreeCache, Life, Slab};
@@ -76,21 +74,12 @@ pub trait MapHasher: BuildHasher + Clone + Send + Sync + 'static {
     fn new(secret: HashKey) -> Self;
 }
 
-/// The other tables' hash: SipHash-1-3 under the table's secret.
-#[derive(Clone, Copy, Debug)]
-pub struct KeyedHasher(HashKey);
+/// The other tables' hash, under the table's secret.
+pub type KeyedHasher = Folded;
 
-impl BuildHasher for KeyedHasher {
-    type Hasher = SipHasher13;
-
-    fn build_hasher(&self) -> SipHasher13 {
-        SipHasher13::new_with_keys(self.0.0, self.0.1)
-    }
-}
-
-impl MapHasher for KeyedHasher {
-    fn new(secret: HashKey) -> KeyedHasher {
-        KeyedHasher(secret)
+impl MapHasher for Folded {
+    fn new(secret: HashKey) -> Folded {
+        Folded::with_key(secret)
     }
 }
 

@@ -5,6 +5,7 @@ use std::thread;
 
 use serde::Serialize;
 
+use clashtrack_engine::table::lockfree::Isa;
 use clashtrack_engine::table::prefetch::Hint;
 
 use crate::load::Load;
@@ -50,14 +51,14 @@ pub struct Tuning {
 const HUGE_PAGE_BYTES: u64 = 2 << 20;
 
 impl Tuning {
-    /// With the only instruction set that there is, this hint, and the memory that was seen.
+    /// With this instruction set, this hint, and the memory that was seen.
     #[must_use]
-    pub fn new(hint: Hint, resident: Option<Resident>) -> Tuning {
+    pub fn new(isa: Isa, hint: Hint, resident: Option<Resident>) -> Tuning {
         let share = resident
             .filter(|memory| memory.anonymous > 0)
             .map(|memory| memory.huge as f64 / memory.anonymous as f64);
         Tuning {
-            isa: "scalar",
+            isa: isa.resolved().name(),
             prefetch: hint.name(),
             huge_page_share: share,
             page_bytes_got: match share {

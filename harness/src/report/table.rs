@@ -276,6 +276,7 @@ mod tests {
             repeat: 1,
             seed: 1,
             prefetch: Hint::default(),
+            isa: clashtrack_engine::table::lockfree::Isa::default(),
         };
         let tally = Tally {
             offered,

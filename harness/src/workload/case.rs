@@ -5,6 +5,7 @@ use std::time::Duration;
 use clashtrack_engine::random::WorkerRng;
 use clashtrack_engine::table::TableConfig;
 use clashtrack_engine::table::hash::HashKey;
+use clashtrack_engine::table::lockfree::Isa;
 use clashtrack_engine::table::prefetch::Hint;
 use clashtrack_engine::tuple::Protocol;
 
@@ -115,6 +116,8 @@ pub struct Plan {
     pub cores: usize,
     /// How tables ask for memory ahead.
     pub prefetch: Hint,
+    /// The instructions that tables with vector code use.
+    pub isa: Isa,
 }
 
 /// How long a worker stays suspended in [`Kind::Stall`].
@@ -172,6 +175,7 @@ impl Plan {
                                 repeat: self.repeat,
                                 seed: self.seed,
                                 prefetch: self.prefetch,
+                                isa: self.isa,
                             });
                         }
                     }
@@ -210,6 +214,8 @@ pub struct Case {
     pub seed: u64,
     /// How tables ask for memory ahead.
     pub prefetch: Hint,
+    /// The instructions that tables with vector code use.
+    pub isa: Isa,
 }
 
 /// Entries that a worker may keep in its own free list, with some to spare.
@@ -228,6 +234,7 @@ impl Case {
             flows: self.connections,
             seed: self.seed,
             prefetch: self.prefetch,
+            isa: self.isa,
         }
     }
 
@@ -260,6 +267,7 @@ impl Case {
         let hash_key = HashKey(rng.next_u64(), rng.next_u64());
         TableConfig {
             prefetch: self.prefetch,
+            isa: self.isa,
             ..TableConfig::new(self.connections + hands, hash_key)
         }
     }

@@ -19,6 +19,7 @@ use clashtrack_engine::random::WorkerRng;
 use clashtrack_engine::stats::{ConntrackCounters, ConntrackStats};
 use clashtrack_engine::table::hash::HashKey;
 use clashtrack_engine::table::key::{FlowKey, KeyV4};
+use clashtrack_engine::table::lockfree::Isa;
 use clashtrack_engine::table::prefetch::Hint;
 use clashtrack_engine::table::slab::EntryId;
 use clashtrack_engine::table::{Clash, Confirmed, FlowTable, Hit, Refusal, TableConfig};
@@ -47,6 +48,8 @@ pub struct RaceConfig {
     pub seed: u64,
     /// How the table asks for memory ahead.
     pub prefetch: Hint,
+    /// The instructions that it uses, if it has vector code.
+    pub isa: Isa,
 }
 
 /// Entries that a worker may keep in its own free list, with some to spare.
@@ -67,6 +70,7 @@ impl RaceConfig {
         TableConfig {
             buckets: self.flows,
             prefetch: self.prefetch,
+            isa: self.isa,
             ..TableConfig::new(capacity, HashKey(rng.next_u64(), rng.next_u64()))
         }
     }
@@ -458,6 +462,7 @@ mod tests {
             flows: 3000,
             seed: 5,
             prefetch: Hint::default(),
+            isa: Isa::default(),
         });
         let never = AtomicBool::new(false);
         race.round(&Cores::available(), &never);

@@ -22,6 +22,7 @@ fn plan(workloads: &[Workload]) -> Plan {
         seed: 1,
         cores: 2,
         prefetch: Hint::default(),
+        isa: clashtrack_engine::table::lockfree::Isa::default(),
     }
 }
 
