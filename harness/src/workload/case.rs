@@ -139,6 +139,7 @@ impl Plan {
             seed: 1,
             cores: Cores::available().count(),
             prefetch: Hint::default(),
+            isa: Isa::default(),
         }
     }
 
