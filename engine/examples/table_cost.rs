@@ -18,7 +18,7 @@ use clashtrack_engine::table::hash::HashKey;
 use clashtrack_engine::table::key::{FlowKey, KeyV4};
 use clashtrack_engine::table::lockfree::LockfreeTable;
 use clashtrack_engine::table::slab::EntryId;
-use clashtrack_engine::table::{Confirmed, FlowTable, Hit, TableConfig};
+use clashtrack_engine::table::{Confirmed, FlowTable, TableConfig};
 use clashtrack_engine::time::SECOND;
 use clashtrack_engine::tuple::{Protocol, Tuple};
 
@@ -108,15 +108,14 @@ fn timed_remove(table: &Table, worker: &mut Worker, ids: &[EntryId]) -> u64 {
 
 #[inline(never)]
 fn timed_batches(table: &Table, worker: &mut Worker, keys: &[KeyV4]) -> u64 {
-    let mut found: [Option<Hit>; BATCH] = [None; BATCH];
+    let mut found: [Option<Status>; BATCH] = [None; BATCH];
     let mut seen = 0;
     for keys in keys.chunks(BATCH) {
         let found = &mut found[..keys.len()];
         table.begin(worker);
-        table.lookup_batch(worker, keys, NOW, found);
-        for hit in found.iter().flatten() {
-            seen += u64::from(table.slab().entry(hit.id).status().bits() != 0);
-            table.release(worker, hit.id);
+        table.status_batch(worker, keys, NOW, found);
+        for status in found.iter().flatten() {
+            seen += u64::from(status.bits() != 0);
         }
         table.end(worker);
     }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::hash::Hash;
+use std::hint::select_unpredictable;
 
 use super::storage::Zeroed;
 use crate::addr::{Addr, Family};
@@ -19,6 +20,9 @@ pub trait FlowKey: Copy + Eq + Hash + fmt::Debug + Send + Sync + 'static {
     /// A place for a key inside an [`Entry`](super::slab::Entry): words that a reader may
     /// load while the entry is being reused (it then finds out by the entry's state).
     type Cell: Zeroed + Send + Sync + fmt::Debug;
+    /// A key and its cell are the same 16 bytes, and keys are equal when those are: they may be compared
+    /// in one vector register.
+    const IS_16_PLAIN_BYTES: bool = false;
 
     /// Packs a tuple. The tuple's family must be [`FlowKey::FAMILY`].
     fn pack(tuple: &Tuple, zone: u16) -> Self;
@@ -55,6 +59,7 @@ pub trait FlowKey: Copy + Eq + Hash + fmt::Debug + Send + Sync + 'static {
 /// word 1 | src_key 16 | dst_key 16 | zone 16 | protocol 8 | 0 |
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[repr(transparent)]
 pub struct KeyV4 {
     words: [u64; 2],
 }
@@ -63,6 +68,7 @@ impl FlowKey for KeyV4 {
     const FAMILY: Family = Family::Ipv4;
     type Words = [u64; 2];
     type Cell = [BodyWord; 2];
+    const IS_16_PLAIN_BYTES: bool = true;
 
     fn pack(t: &Tuple, zone: u16) -> KeyV4 {
         debug_assert_eq!(t.family, Family::Ipv4);
@@ -111,18 +117,20 @@ impl FlowKey for KeyV4 {
 
     #[inline(always)]
     fn canonical(&self) -> (KeyV4, bool) {
+        /// Bit p: protocol p, or one that is equal to it modulo 64, has types for keys.
+        const PERHAPS_ICMP: u64 = 1 << Protocol::ICMP.0 | 1 << Protocol::ICMPV6.0;
         let [addresses, rest] = self.words;
-        if Protocol((rest >> 8) as u8).is_icmp() {
-            return self.canonical_icmp();
+        if PERHAPS_ICMP >> (rest >> 8 & 63) & 1 != 0 {
+            return self.canonical_of_any();
         }
         // `inverse`, and without branches: half of all packets go each way.
         let keys = (rest >> 32) as u32;
         let (addresses_back, keys_back) = (addresses.rotate_left(32), keys.rotate_left(16));
-        let is_less =
-            (addresses_back < addresses) | ((addresses_back == addresses) & (keys_back < keys));
-        let keys = keys.rotate_left(16 * u32::from(is_less));
+        let both = |addresses: u64, keys: u32| u128::from(addresses) << 64 | u128::from(keys);
+        let is_less = both(addresses_back, keys_back) < both(addresses, keys);
+        let keys = select_unpredictable(is_less, keys_back, keys);
         let words = [
-            addresses.rotate_left(32 * u32::from(is_less)),
+            select_unpredictable(is_less, addresses_back, addresses),
             u64::from(keys) << 32 | rest & u64::from(u32::MAX),
         ];
         (KeyV4 { words }, is_less)
@@ -150,9 +158,9 @@ impl FlowKey for KeyV4 {
 }
 
 impl KeyV4 {
-    /// [`FlowKey::canonical`] where the types of messages change, not their places.
+    /// [`FlowKey::canonical`] where types of messages may change instead of places.
     #[cold]
-    fn canonical_icmp(&self) -> (KeyV4, bool) {
+    fn canonical_of_any(&self) -> (KeyV4, bool) {
         match self.inverse() {
             Some(inverse) if inverse.words < self.words => (inverse, true),
             _ => (*self, false),

@@ -274,6 +274,29 @@ pub trait FlowTable<K: FlowKey>: Send + Sync {
         }
     }
 
+    /// The status of the connections that own `keys`: [`FlowTable::lookup_batch`] for those who want nothing
+    /// else, and hold nothing afterwards. `found[i]` is the answer to `keys[i]`.
+    fn status_batch(
+        &self,
+        worker: &mut Self::Worker,
+        keys: &[K],
+        now: Nanos,
+        found: &mut [Option<Status>],
+    ) {
+        let mut hits = [None; 64];
+        for (keys, found) in keys.chunks(hits.len()).zip(found.chunks_mut(hits.len())) {
+            let hits = &mut hits[..keys.len()];
+            self.lookup_batch(worker, keys, now, hits);
+            for (found, hit) in found.iter_mut().zip(hits) {
+                *found = hit.map(|hit| {
+                    let status = self.slab().entry(hit.id).status();
+                    self.release(worker, hit.id);
+                    status
+                });
+            }
+        }
+    }
+
     /// Says that these entries, whose keys are set, will be confirmed soon: a table may ask
     /// for the memory that it will need. Never needed, and changes nothing.
     fn prepare_confirm(&self, _worker: &mut Self::Worker, _ids: &[EntryId]) {}

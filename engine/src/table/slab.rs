@@ -170,6 +170,12 @@ unsafe impl Zeroed for TrackerCell {}
 unsafe impl Zeroed for Traffic {}
 
 impl<K: FlowKey> Entry<K> {
+    /// Where the original key is, in bytes.
+    pub(super) const KEYS_OFFSET: usize = std::mem::offset_of!(Entry<K>, original);
+    /// The reply key follows it without a gap.
+    pub(super) const KEYS_ARE_SIDE_BY_SIDE: bool =
+        std::mem::offset_of!(Entry<K>, reply) == Self::KEYS_OFFSET + size_of::<K::Cell>();
+
     /// The state word itself, for a table that makes its own steps on it.
     #[inline]
     pub(super) fn state_word(&self) -> &StateWord {
@@ -471,6 +477,12 @@ impl<K: FlowKey> Slab<K> {
     #[must_use]
     pub fn capacity(&self) -> usize {
         self.entries.len()
+    }
+
+    /// All entries, by their numbers.
+    #[inline]
+    pub(super) fn entries(&self) -> &[Entry<K>] {
+        &self.entries
     }
 
     /// The entry at a number.

@@ -6,7 +6,7 @@
 //! canonical keys are and they cover a common orientation.
 
 use super::word::{COVERS_BOTH, Covers, Pattern, Slot};
-use crate::table::hash::{KeyHasher, bucket_of};
+use crate::table::hash::KeyHasher;
 use crate::table::key::FlowKey;
 use crate::table::slab::EntryId;
 use crate::tuple::Direction;
@@ -53,10 +53,15 @@ impl Place {
     pub(super) fn of<K: FlowKey, H: KeyHasher>(canon: &K, hasher: H, buckets: u32) -> Place {
         let hash = hasher.hash(canon);
         Place {
-            bucket: bucket_of(hash, buckets),
-            // The bucket comes from the upper half.
+            bucket: Place::bucket(hash, buckets),
             tag: hash as u16,
         }
+    }
+
+    /// The head bucket, from the upper end of the hash; the tag is its lower end.
+    #[inline(always)]
+    pub(super) fn bucket(hash: u64, buckets: u32) -> u32 {
+        (u128::from(hash) * u128::from(buckets) >> 64) as u32
     }
 }
 

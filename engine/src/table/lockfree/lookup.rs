@@ -1,16 +1,18 @@
 //! Lookup: loads only, alone or many at a time.
 
 use std::hint::select_unpredictable;
+use std::ops::Range;
 
 use super::LockfreeTable;
-use super::bucket::{Bucket, Geometry, SLOTS};
+use super::bucket::{Bucket, Geometry};
 use super::canonical::{Pieces, Place};
 use super::prefetch::{Hint, prefetch};
 #[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, miri))))]
 use super::scan::{Avx2, Avx512, Isa};
-use super::scan::{Matcher, Scalar, bits};
-use super::word::{Covers, Header, Link, Slot, State, Wanted};
+use super::scan::{Matcher, Scalar};
+use super::word::{Header, Link, Slot, State};
 use super::worker::LockfreeWorker;
+use crate::status::Status;
 use crate::sync::Ordering;
 use crate::table::Hit;
 use crate::table::hash::KeyHasher;
@@ -19,11 +21,12 @@ use crate::table::slab::{Entry, EntryId};
 use crate::time::{Nanos, is_past};
 use crate::tuple::Direction;
 
-/// Where and what to look for.
+/// Where and what to look for. Which orientation of the canonical key is wanted is no part of it:
+/// the entry's keys say so.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Probe {
     bucket: u32,
-    wanted: Wanted,
+    hash: u64,
 }
 
 impl Probe {
@@ -36,32 +39,100 @@ impl Probe {
 /// Keys whose memory is asked for at the same time.
 const BATCH: usize = 64;
 
+/// Runs `$call` with the matcher of the table's instruction set as `$matcher`, compiled for it.
+macro_rules! by_isa {
+    ($isa:expr, $plain:expr, $avx2:expr, $avx512:expr) => {
+        match $isa {
+            #[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, miri))))]
+            // SAFETY: `set_isa` and `with_layout` take what the machine has alone (`Isa::resolved`).
+            Isa::Avx2 => unsafe { $avx2 },
+            #[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, miri))))]
+            // SAFETY: as above.
+            Isa::Avx512 => unsafe { $avx512 },
+            _ => $plain,
+        }
+    };
+}
+
 impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     #[inline(always)]
     pub(super) fn probe(&self, key: &K) -> Probe {
-        let (canon, is_inverted) = key.canonical();
+        let (canon, _) = key.canonical();
         let (hasher, buckets) = self.hashing();
-        let place = Place::of(&canon, hasher, buckets);
+        let hash = hasher.hash(&canon);
         Probe {
-            bucket: place.bucket,
-            wanted: Wanted::new(place.tag, 1 + Covers::from(is_inverted)),
+            bucket: Place::bucket(hash, buckets),
+            hash,
         }
     }
 
     /// [`FlowTable::lookup`](crate::table::FlowTable::lookup), pinned.
     #[inline]
     pub(super) fn find_one(&self, worker: &mut LockfreeWorker, key: &K, now: Nanos) -> Option<Hit> {
-        let probe = self.probe(key);
-        match self.isa {
-            #[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, miri))))]
-            Isa::Avx2 => self.find_and_reap::<Avx2>(worker, key, &probe, now),
-            #[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, miri))))]
-            Isa::Avx512 => self.find_and_reap::<Avx512>(worker, key, &probe, now),
-            _ => self.find_and_reap::<Scalar>(worker, key, &probe, now),
-        }
+        by_isa!(
+            self.isa,
+            self.find_one_by::<Scalar>(worker, key, now),
+            self.find_one_avx2(worker, key, now),
+            self.find_one_avx512(worker, key, now)
+        )
     }
 
-    /// The connection that owns `key`, held for the caller. One that has expired is removed
+    /// # Safety
+    /// The machine has [`Isa::Avx2`].
+    #[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, miri))))]
+    #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt")]
+    unsafe fn find_one_avx2(
+        &self,
+        worker: &mut LockfreeWorker,
+        key: &K,
+        now: Nanos,
+    ) -> Option<Hit> {
+        self.find_one_by::<Avx2>(worker, key, now)
+    }
+
+    /// # Safety
+    /// The machine has [`Isa::Avx512`].
+    #[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, miri))))]
+    #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,avx512f,avx512bw")]
+    unsafe fn find_one_avx512(
+        &self,
+        worker: &mut LockfreeWorker,
+        key: &K,
+        now: Nanos,
+    ) -> Option<Hit> {
+        self.find_one_by::<Avx512>(worker, key, now)
+    }
+
+    #[inline(always)]
+    fn find_one_by<S: Matcher>(
+        &self,
+        worker: &mut LockfreeWorker,
+        key: &K,
+        now: Nanos,
+    ) -> Option<Hit> {
+        let probe = self.probe(key);
+        let head = self.head_of(&probe);
+        let candidates = S::candidates(head, &probe.hash, G::HEAD_SLOTS);
+        if candidates.is_empty() {
+            // Acquire and after the scan, as in `find`.
+            if Header(head.word.load(Ordering::Acquire)).overflow() == 0 {
+                return None;
+            }
+        } else {
+            let slot = candidates.first(head);
+            if !slot.is_free()
+                && let Some(hit) = check_entry::<S, K>(entry_at(self.slab.entries(), slot), slot, key, now)
+            {
+                worker.hold();
+                return Some(hit);
+            }
+        }
+        let hit = self.find_and_reap::<S>(worker, key, &probe, now)?;
+        worker.hold();
+        Some(hit)
+    }
+
+    /// The connection that owns `key`, not held. One that has expired is removed
     /// on the way, as the kernel's lookup does (`nf_ct_gc_expired`).
     #[inline]
     fn find_and_reap<S: Matcher>(
@@ -73,11 +144,8 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     ) -> Option<Hit> {
         // Ends: each further turn removed a connection, or saw that somebody else did.
         loop {
-            let found = self.find_by::<S>(key, probe);
-            S::leave();
-            let hit = found?;
+            let hit = self.find_by::<S>(key, probe)?;
             if !self.slab.entry(hit.id).is_expired(now) {
-                worker.hold();
                 return Some(hit);
             }
             self.reap(worker, hit.id);
@@ -92,153 +160,221 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     /// Valid bits are not asked: a confirmed entry with this key is right whatever slot led to it.
     #[inline]
     fn find_by<S: Matcher>(&self, key: &K, probe: &Probe) -> Option<Hit> {
-        let chain = self.index.chain(probe.bucket);
-        let in_head = self.find_in::<S>(chain.head(), G::HEAD_SLOTS, key, probe);
-        if in_head.is_some() {
-            return in_head;
+        let find_in = |bucket: &Bucket, used| {
+            S::candidates(bucket, &probe.hash, used)
+                .slots(bucket)
+                .find_map(|slot| check_owner::<S, K>(self.slab.at(slot.index()), slot, key))
+        };
+        let head = self.head_of(probe);
+        if let Some(hit) = find_in(head, G::HEAD_SLOTS) {
+            return Some(hit);
         }
-        // The header after the head's slots; in which order they are loaded does not matter
+        // Acquire, P3, and after the head's slots; in which order they are loaded does not matter
         // (an owner's bucket stays linked as long as it owns the key, I9).
-        let overflow = chain.header().overflow();
-        if overflow == 0 {
-            return None;
+        let overflow = Header(head.word.load(Ordering::Acquire)).overflow();
+        let mut word = &self.index.ext[probe.bucket as usize];
+        for _ in 0..overflow {
+            // Acquire, P4: the bucket is empty, or what was put into it since.
+            let number = Link(word.load(Ordering::Acquire)).bucket()?;
+            let bucket = self.index.overflow.bucket(number);
+            if let Some(hit) = find_in(bucket, G::OVERFLOW_SLOTS) {
+                return Some(hit);
+            }
+            word = &bucket.word;
         }
-        let links = chain.walk(overflow);
-        chain
-            .buckets(links)
-            .skip(1)
-            .find_map(|(bucket, _, used)| self.find_in::<S>(bucket, used, key, probe))
+        None
     }
 
-    #[inline]
-    fn find_in<S: Matcher>(
-        &self,
-        bucket: &Bucket,
-        used: usize,
-        key: &K,
-        probe: &Probe,
-    ) -> Option<Hit> {
-        candidates::<S>(bucket, used, probe.wanted).find_map(|slot| self.check(slot, key))
+    /// The head bucket of a probe.
+    #[inline(always)]
+    fn head_of(&self, probe: &Probe) -> &Bucket {
+        head_at(&self.index.heads, probe.bucket)
     }
 
-    /// Is the slot's entry confirmed, in this life, and the owner of `key`?
-    #[inline]
-    fn check(&self, slot: Slot, key: &K) -> Option<Hit> {
-        check_entry(self.slab.at(slot.index()), slot, key)
-    }
-
-    /// [`FlowTable::lookup_batch`](crate::table::FlowTable::lookup_batch), pinned: all keys
-    /// are hashed, then all buckets read, then all entries, each asked for a pass ahead.
-    pub(super) fn find_batch(
+    /// Many keys at once, pinned: all are hashed, then all buckets read, then all entries, each asked
+    /// for a pass ahead.
+    pub(super) fn find_batch<W: Wish<K>>(
         &self,
         worker: &mut LockfreeWorker,
         keys: &[K],
         now: Nanos,
-        hits: &mut [Option<Hit>],
+        found: &mut [Option<W>],
     ) {
-        match self.isa {
-            #[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, miri))))]
-            Isa::Avx2 => self.find_batch_by::<Avx2>(worker, keys, now, hits),
-            #[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, miri))))]
-            Isa::Avx512 => self.find_batch_by::<Avx512>(worker, keys, now, hits),
-            _ => self.find_batch_by::<Scalar>(worker, keys, now, hits),
-        }
+        by_isa!(
+            self.isa,
+            self.find_batch_by::<Scalar, W>(worker, keys, now, found),
+            self.find_batch_avx2(worker, keys, now, found),
+            self.find_batch_avx512(worker, keys, now, found)
+        );
+    }
+
+    /// # Safety
+    /// The machine has [`Isa::Avx2`].
+    #[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, miri))))]
+    #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt")]
+    unsafe fn find_batch_avx2<W: Wish<K>>(
+        &self,
+        worker: &mut LockfreeWorker,
+        keys: &[K],
+        now: Nanos,
+        found: &mut [Option<W>],
+    ) {
+        self.find_batch_by::<Avx2, W>(worker, keys, now, found);
+    }
+
+    /// # Safety
+    /// The machine has [`Isa::Avx512`].
+    #[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, miri))))]
+    #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,avx512f,avx512bw")]
+    unsafe fn find_batch_avx512<W: Wish<K>>(
+        &self,
+        worker: &mut LockfreeWorker,
+        keys: &[K],
+        now: Nanos,
+        found: &mut [Option<W>],
+    ) {
+        self.find_batch_by::<Avx512, W>(worker, keys, now, found);
     }
 
     /// A copy of the code for each hint: no prefetch asks which one it is.
-    fn find_batch_by<S: Matcher>(
+    #[inline(always)]
+    fn find_batch_by<S: Matcher, W: Wish<K>>(
         &self,
         worker: &mut LockfreeWorker,
         keys: &[K],
         now: Nanos,
-        hits: &mut [Option<Hit>],
+        found: &mut [Option<W>],
     ) {
         const T0: u8 = Hint::T0 as u8;
         const T1: u8 = Hint::T1 as u8;
         const NTA: u8 = Hint::Nta as u8;
         const WRITE: u8 = Hint::Write as u8;
         const NONE: u8 = Hint::None as u8;
-        for (keys, hits) in keys.chunks(BATCH).zip(hits.chunks_mut(BATCH)) {
+        for (keys, found) in keys.chunks(BATCH).zip(found.chunks_mut(BATCH)) {
             match self.hint {
-                Hint::T0 => self.find_side_by_side::<S, T0>(worker, keys, now, hits),
-                Hint::T1 => self.find_side_by_side::<S, T1>(worker, keys, now, hits),
-                Hint::Nta => self.find_side_by_side::<S, NTA>(worker, keys, now, hits),
-                Hint::Write => self.find_side_by_side::<S, WRITE>(worker, keys, now, hits),
-                Hint::None => self.find_side_by_side::<S, NONE>(worker, keys, now, hits),
+                Hint::T0 => self.find_side_by_side::<S, W, T0>(worker, keys, now, found),
+                Hint::T1 => self.find_side_by_side::<S, W, T1>(worker, keys, now, found),
+                Hint::Nta => self.find_side_by_side::<S, W, NTA>(worker, keys, now, found),
+                Hint::Write => self.find_side_by_side::<S, W, WRITE>(worker, keys, now, found),
+                Hint::None => self.find_side_by_side::<S, W, NONE>(worker, keys, now, found),
             }
         }
     }
 
     /// At most [`BATCH`] keys.
-    #[inline]
-    fn find_side_by_side<S: Matcher, const HINT: u8>(
+    #[inline(always)]
+    fn find_side_by_side<S: Matcher, W: Wish<K>, const HINT: u8>(
         &self,
         worker: &mut LockfreeWorker,
         keys: &[K],
         now: Nanos,
-        hits: &mut [Option<Hit>],
+        found: &mut [Option<W>],
     ) {
         let hint = const { Hint::ALL[HINT as usize] };
-        // Arrays that are zeroes at first, and pointers instead of numbers: less to do a key.
-        let mut heads: [Option<&Bucket>; BATCH] = [None; BATCH];
-        let mut probes = [Probe::default(); BATCH];
-        for ((head, probe), key) in heads.iter_mut().zip(&mut probes).zip(keys) {
-            *probe = self.probe(key);
-            let found = self.index.chain(probe.bucket).head();
-            prefetch(hint, found);
-            *head = Some(found);
+        // Indices below `count`, so that nothing is checked twice; what is loaded with acquire forbids
+        // the compiler to keep addresses at hand, so they are fetched here.
+        let count = keys.len().min(found.len()).min(BATCH);
+        let (keys, found) = (&keys[..count], &mut found[..count]);
+        let (all_heads, all_entries): (&[Bucket], &[Entry<K>]) =
+            (&self.index.heads, self.slab.entries());
+        let (hasher, buckets) = self.hashing();
+        let mut heads = [head_at(all_heads, 0); BATCH];
+        let mut hashes = [0; BATCH];
+        for i in 0..count {
+            let hash = hasher.hash(&keys[i].canonical().0);
+            let head = head_at(all_heads, Place::bucket(hash, buckets));
+            prefetch(hint, head);
+            (heads[i], hashes[i]) = (head, hash);
         }
-        let mut entries: [Option<&Entry<K>>; BATCH] = [None; BATCH];
-        let mut slots = [Slot::UNINIT; BATCH];
-        let (mut beyond, mut count) = ([0u8; BATCH], 0);
-        for (i, head) in heads.iter().enumerate().take(keys.len()) {
-            let Some(head) = *head else { break };
-            if let Some(slot) = candidates::<S>(head, G::HEAD_SLOTS, probes[i].wanted).next() {
-                let entry = self.slab.at(slot.index());
-                prefetch(hint, entry);
-                (entries[i], slots[i]) = (Some(entry), slot);
-            } else if Header(head.word.load(Ordering::Acquire)).overflow() > 0 {
-                // Acquire and after the scan, as in `find_by`.
-                beyond[count] = i as u8;
-                count += 1;
+        let mut entries = [&all_entries[0]; BATCH];
+        // EMPTY where nothing in the head matches.
+        let mut slots = [Slot::EMPTY; BATCH];
+        let mut beyond = Beyond::default();
+        for i in 0..count {
+            let head = heads[i];
+            let candidates = S::candidates(head, &hashes[i], G::HEAD_SLOTS);
+            if candidates.is_empty() {
+                // Acquire and after the scan, as in `find`.
+                if Header(head.word.load(Ordering::Acquire)).overflow() > 0 {
+                    beyond.push(i);
+                    prefetch(hint, &self.index.ext[Place::bucket(hashes[i], buckets) as usize]);
+                }
+                continue;
             }
+            let slot = candidates.first(head);
+            if slot.is_free() {
+                // Free since it was compared, or always, and the tag is 0.
+                beyond.push(i);
+                continue;
+            }
+            let entry = entry_at(all_entries, slot);
+            prefetch(hint, entry);
+            (entries[i], slots[i]) = (entry, slot);
         }
-        S::leave();
-        let beyond = &beyond[..count];
-        if !beyond.is_empty() {
-            self.prefetch_beyond(&probes, beyond);
+        // What lies beyond is asked for step by step, while the rest is looked at.
+        self.ask_for_overflow(&hashes, &beyond);
+        let half = count / 2;
+        let flight = (keys, &entries[..count], &slots[..count]);
+        let held = settle::<S, K, W>(flight, 0..half, now, found, &mut beyond);
+        self.ask_for_entries_beyond::<S>(&hashes, &beyond);
+        let held = held + settle::<S, K, W>(flight, half..count, now, found, &mut beyond);
+        if W::HOLDS {
+            worker.hold_many(held);
         }
-        let mut held = 0;
-        for (i, (key, hit)) in keys.iter().zip(hits.iter_mut()).enumerate().take(BATCH) {
-            *hit = match entries[i] {
-                None => None,
-                Some(entry) => match check_entry(entry, slots[i], key) {
-                    // A confirmed one always has the status bit that `is_expired` asks for.
-                    Some(found) if !is_past(entry.deadline(), now) => {
-                        held += 1;
-                        Some(found)
-                    }
-                    // Another slot has it, or it is to be removed.
-                    _ => self.find_and_reap::<Scalar>(worker, key, &probes[i], now),
-                },
-            };
-        }
-        worker.hold_many(held);
-        for &i in beyond {
-            let i = usize::from(i);
-            hits[i] = self.find_and_reap::<S>(worker, &keys[i], &probes[i], now);
+        self.find_beyond::<S, W>(worker, keys, now, found, &beyond);
+    }
+
+    /// Keys that are in overflow buckets, if anywhere, and those that the passes were not made for.
+    #[inline]
+    fn find_beyond<S: Matcher, W: Wish<K>>(
+        &self,
+        worker: &mut LockfreeWorker,
+        keys: &[K],
+        now: Nanos,
+        found: &mut [Option<W>],
+        beyond: &Beyond,
+    ) {
+        for i in beyond.iter() {
+            let hit = self.find_and_reap::<S>(worker, &keys[i], &self.probe(&keys[i]), now);
+            found[i] = hit.map(|hit| {
+                if W::HOLDS {
+                    worker.hold();
+                }
+                W::of(self.slab.entry(hit.id), hit)
+            });
         }
     }
 
-    /// Chains that go on: their links, then their first overflow buckets.
-    fn prefetch_beyond(&self, probes: &[Probe; BATCH], beyond: &[u8]) {
-        let mut buckets = [0; BATCH];
-        let buckets = &mut buckets[..beyond.len()];
-        for (bucket, &i) in buckets.iter_mut().zip(beyond) {
-            *bucket = probes[usize::from(i)].bucket;
+    /// Of chains that go on: asks for the first overflow buckets. Their links were asked for.
+    #[inline]
+    fn ask_for_overflow(&self, hashes: &[u64; BATCH], beyond: &Beyond) {
+        for i in beyond.iter() {
+            if let Some(bucket) = self.first_overflow(hashes[i]) {
+                prefetch(self.hint, bucket);
+            }
         }
-        self.prefetch_links(self.hint, buckets);
-        self.prefetch_overflow(self.hint, buckets);
+    }
+
+    /// Asks for the entries that those buckets lead to.
+    #[inline]
+    fn ask_for_entries_beyond<S: Matcher>(&self, hashes: &[u64; BATCH], beyond: &Beyond) {
+        for i in beyond.iter() {
+            let Some(bucket) = self.first_overflow(hashes[i]) else {
+                continue;
+            };
+            let candidates = S::candidates(bucket, &hashes[i], G::OVERFLOW_SLOTS);
+            if let Some(slot) = candidates.slots(bucket).next() {
+                prefetch(self.hint, self.slab.at(slot.index()));
+            }
+        }
+    }
+
+    #[inline]
+    fn first_overflow(&self, hash: u64) -> Option<&Bucket> {
+        let bucket = Place::bucket(hash, self.hashing().1);
+        // Acquire, P4: what is read of the bucket may lead to an entry that is asked for.
+        let link = Link(self.index.ext[bucket as usize].load(Ordering::Acquire));
+        Some(self.index.overflow.bucket(link.bucket()?))
     }
 
     fn prefetch_links(&self, hint: Hint, buckets: &[u32]) {
@@ -318,18 +454,145 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     }
 }
 
-/// [`LockfreeTable::check`] of the slot's entry.
+/// Which of a batch's keys must be looked for beyond their head buckets.
+#[derive(Debug)]
+struct Beyond {
+    which: [u8; BATCH],
+    count: usize,
+}
+
+impl Default for Beyond {
+    fn default() -> Beyond {
+        Beyond {
+            which: [0; BATCH],
+            count: 0,
+        }
+    }
+}
+
+impl Beyond {
+    #[inline(always)]
+    fn push(&mut self, key: usize) {
+        self.which[self.count % BATCH] = key as u8;
+        self.count += 1;
+    }
+
+    fn iter(&self) -> impl Iterator<Item = usize> + '_ {
+        self.which[..self.count].iter().map(|&i| usize::from(i))
+    }
+}
+
+/// The head bucket of a number that [`bucket_of`](crate::table::hash::bucket_of) made.
 #[inline(always)]
-fn check_entry<K: FlowKey>(entry: &Entry<K>, slot: Slot, key: &K) -> Option<Hit> {
+fn head_at(heads: &[Bucket], bucket: u32) -> &Bucket {
+    debug_assert!((bucket as usize) < heads.len());
+    // SAFETY: `bucket_of(hash, n)` is less than n, and `probe` gives it the number of heads.
+    unsafe { heads.get_unchecked(bucket as usize) }
+}
+
+/// The entry that a word of a bucket leads to.
+#[inline(always)]
+fn entry_at<K: FlowKey>(entries: &[Entry<K>], slot: Slot) -> &Entry<K> {
+    debug_assert!(!slot.is_free() && (slot.index() as usize) < entries.len());
+    // SAFETY: a word that is not free was made by `Slot::new` from an id of this table's slab,
+    // whose numbers are below its size; nobody writes anything else into a slot (I1).
+    unsafe { entries.get_unchecked(slot.index() as usize) }
+}
+
+/// The last pass of a batch over `part` of it: what the entries say. Returns how many are found; what
+/// needs a closer look is added to `beyond`.
+#[inline(always)]
+fn settle<S: Matcher, K: FlowKey, W: Wish<K>>(
+    (keys, entries, slots): (&[K], &[&Entry<K>], &[Slot]),
+    part: Range<usize>,
+    now: Nanos,
+    found: &mut [Option<W>],
+    beyond: &mut Beyond,
+) -> u32 {
+    let first = part.start;
+    let sought = keys[part.clone()].iter().zip(&entries[part.clone()]);
+    let sought = sought.zip(&slots[part.clone()]).zip(&mut found[part]);
+    let mut count = 0;
+    for (i, (((key, entry), &slot), found)) in sought.enumerate() {
+        *found = None;
+        if slot == Slot::EMPTY {
+            continue;
+        }
+        match check_entry::<S, K>(entry, slot, key, now) {
+            Some(hit) => {
+                *found = Some(W::of(entry, hit));
+                count += 1;
+            }
+            // Another slot has it, or it is to be removed.
+            None => beyond.push(first + i),
+        }
+    }
+    count
+}
+
+/// What a lookup of many keys is to bring.
+pub(super) trait Wish<K: FlowKey>: Sized {
+    /// The connection stays the same life until it is given back.
+    const HOLDS: bool;
+    /// Takes it from a hit and its entry.
+    fn of(entry: &Entry<K>, hit: Hit) -> Self;
+}
+
+impl<K: FlowKey> Wish<K> for Hit {
+    const HOLDS: bool = true;
+
+    #[inline(always)]
+    fn of(_: &Entry<K>, hit: Hit) -> Hit {
+        hit
+    }
+}
+
+impl<K: FlowKey> Wish<K> for Status {
+    const HOLDS: bool = false;
+
+    #[inline(always)]
+    fn of(entry: &Entry<K>, _: Hit) -> Status {
+        entry.status()
+    }
+}
+
+/// Is the slot's entry confirmed, and the owner of `key`? Expired or not. In which life the slot was
+/// written is not asked: whoever is confirmed with this key owns it.
+#[inline(always)]
+fn check_owner<S: Matcher, K: FlowKey>(entry: &Entry<K>, slot: Slot, key: &K) -> Option<Hit> {
     // Acquire, P1: the linearization point of a hit; only after it the body may be read.
     let state = State(entry.state_word().load(Ordering::Acquire));
-    if !(state.is_confirmed() & slot.is_of(state)) {
+    if !state.is_confirmed() {
         return None;
     }
-    // Without branches: which direction it is cannot be predicted.
-    let is_reply = entry.key(Direction::Reply) == *key;
-    let is_original = (entry.key(Direction::Original) == *key) & !state.is_reply_only();
-    let owned = u8::from(is_reply) << 1 | u8::from(is_original);
+    let mut owned = S::owned(entry, key);
+    if state.is_reply_only() {
+        // Not by its original key.
+        owned &= 2;
+    }
+    hit_of(slot, state, owned)
+}
+
+/// The same for one that came in by both keys and has not expired: nearly all.
+#[inline(always)]
+fn check_entry<S: Matcher, K: FlowKey>(
+    entry: &Entry<K>,
+    slot: Slot,
+    key: &K,
+    now: Nanos,
+) -> Option<Hit> {
+    // Acquire, P1: as above.
+    let state = State(entry.state_word().load(Ordering::Acquire));
+    if !state.is_confirmed_by_both() {
+        return None;
+    }
+    // A confirmed one always has the status bit that `is_expired` asks for.
+    let owned = S::owned(entry, key);
+    hit_of(slot, state, owned).filter(|_| !is_past(entry.deadline(), now))
+}
+
+#[inline(always)]
+fn hit_of(slot: Slot, state: State, owned: u8) -> Option<Hit> {
     if owned == 0 {
         return None;
     }
@@ -338,28 +601,8 @@ fn check_entry<K: FlowKey>(entry: &Entry<K>, slot: Slot, key: &K) -> Option<Hit>
             index: slot.index(),
             generation: state.generation(),
         },
+        // Without a branch: which direction it is cannot be predicted.
         direction: select_unpredictable(owned & 2 != 0, Direction::Reply, Direction::Original),
-    })
-}
-
-/// Words of the first `used` slots of a bucket that match, read again: what has changed
-/// since it was compared was not an owner's.
-#[inline(always)]
-fn candidates<S: Matcher>(
-    bucket: &Bucket,
-    used: usize,
-    wanted: Wanted,
-) -> impl Iterator<Item = Slot> {
-    let all = S::matches(bucket, wanted);
-    let matches = if used == SLOTS {
-        all
-    } else {
-        all & ((1 << used) - 1)
-    };
-    bits(matches).filter_map(move |at| {
-        // Acquire, P2.
-        let slot = Slot(bucket.slots[at].load(Ordering::Acquire));
-        wanted.matches(slot).then_some(slot)
     })
 }
 

@@ -164,6 +164,7 @@ use super::slab::{Entry, EntryId, Slab};
 use super::{
     ChainLengths, ClashPolicy, Confirmed, EarlyDrop, FlowTable, Guarantees, Hit, TableConfig,
 };
+use crate::status::Status;
 use crate::sync::{AtomicU64, Ordering};
 use crate::time::Nanos;
 use crate::tuple::Direction;
@@ -387,6 +388,18 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> FlowTable<K> for LockfreeTable<K, G,
     ) {
         self.begin_call(worker);
         self.find_batch(worker, keys, now, hits);
+        self.end_call(worker);
+    }
+
+    fn status_batch(
+        &self,
+        worker: &mut LockfreeWorker,
+        keys: &[K],
+        now: Nanos,
+        found: &mut [Option<Status>],
+    ) {
+        self.begin_call(worker);
+        self.find_batch(worker, keys, now, found);
         self.end_call(worker);
     }
 

@@ -14,8 +14,11 @@
 //! order is needed: an owner's slot is there all the time that it owns the key (L5).
 
 use super::bucket::{Bucket, SLOTS};
-use super::word::{Pattern, Slot, Wanted};
+use super::word::{Pattern, Slot};
 use crate::sync::Ordering;
+use crate::table::key::FlowKey;
+use crate::table::slab::Entry;
+use crate::tuple::Direction;
 
 /// The words of a bucket at the moments they were read, and which of them match.
 #[derive(Clone, Copy, Debug)]
@@ -56,9 +59,9 @@ pub(super) fn bits(mut mask: u32) -> impl Iterator<Item = usize> {
 pub enum Isa {
     /// One word after the other; on every machine.
     Scalar,
-    /// Half a bucket at once (x86-64 with AVX2).
+    /// Half a bucket at once (x86-64 with AVX2, BMI1, BMI2 and LZCNT).
     Avx2,
-    /// A bucket at once (x86-64 with AVX-512F).
+    /// A bucket at once (the same with AVX-512F and BW).
     Avx512,
     /// The widest that this machine has.
     #[default]
@@ -86,9 +89,13 @@ impl Isa {
         match self {
             Isa::Scalar | Isa::Auto => true,
             #[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, miri))))]
-            Isa::Avx2 => std::arch::is_x86_feature_detected!("avx2"),
+            Isa::Avx2 => has_avx2(),
             #[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, miri))))]
-            Isa::Avx512 => std::arch::is_x86_feature_detected!("avx512f"),
+            Isa::Avx512 => {
+                has_avx2()
+                    && std::arch::is_x86_feature_detected!("avx512f")
+                    && std::arch::is_x86_feature_detected!("avx512bw")
+            }
             #[cfg(not(all(target_arch = "x86_64", not(any(loom, shuttle, miri)))))]
             Isa::Avx2 | Isa::Avx512 => false,
         }
@@ -109,13 +116,74 @@ impl Isa {
     }
 }
 
-/// A way to compare the slots of a bucket with what one key wants.
-pub(super) trait Matcher {
-    /// Bit i: slot i held a word that matches. Slots of the bucket that the geometry does not use are compared too.
-    fn matches(bucket: &Bucket, wanted: Wanted) -> u32;
+/// AVX2 and the bit instructions that came with it: code of [`Isa::Avx2`] is compiled for all of them.
+#[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, miri))))]
+fn has_avx2() -> bool {
+    std::arch::is_x86_feature_detected!("avx2")
+        && std::arch::is_x86_feature_detected!("bmi1")
+        && std::arch::is_x86_feature_detected!("bmi2")
+        && std::arch::is_x86_feature_detected!("lzcnt")
+}
 
-    /// After the last one of a batch: leaves the processor as other code expects it.
-    fn leave();
+/// Slots of one bucket that may be what a lookup wants: bit `8 i + 15` stands for slot i, so that a
+/// mask of bytes, as vector compares give it, needs no packing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Candidates(u64);
+
+impl Candidates {
+    /// The top bits of the slots' bytes; the bucket's own word has the lowest byte.
+    const ALL: u64 = if SLOTS == 7 { 0x8080_8080_8080_8000 } else { 0x8080_8000 };
+
+    /// None.
+    #[inline(always)]
+    pub(super) fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Those among the first `used` slots.
+    #[inline(always)]
+    fn among(self, used: usize) -> Candidates {
+        if used == SLOTS {
+            return self;
+        }
+        Candidates(self.0 & ((1 << (8 * used + 8)) - 1))
+    }
+
+    /// The word of the lowest one, read again; perhaps free by now, or another one. There must be one.
+    #[inline(always)]
+    pub(super) fn first(self, bucket: &Bucket) -> Slot {
+        debug_assert!(!self.is_empty() && self.0 & !Candidates::ALL == 0);
+        let at = (self.0.trailing_zeros() / 8) as usize - 1;
+        // SAFETY: bits stand for the slots of a bucket: they are among `ALL`, which has one for each.
+        let word = unsafe { bucket.slots.get_unchecked(at) };
+        // Acquire, P2.
+        Slot(word.load(Ordering::Acquire))
+    }
+
+    /// The words of these slots that are not free, read again, lowest first. Whether one leads to an owner
+    /// says the entry alone.
+    pub(super) fn slots(mut self, bucket: &Bucket) -> impl Iterator<Item = Slot> + '_ {
+        std::iter::from_fn(move || {
+            while !self.is_empty() {
+                let slot = self.first(bucket);
+                self.0 &= self.0 - 1;
+                if !slot.is_free() {
+                    return Some(slot);
+                }
+            }
+            None
+        })
+    }
+}
+
+/// A way to compare the slots of a bucket, and the keys of an entry, with what a lookup wants.
+pub(super) trait Matcher {
+    /// The first `used` slots whose words have the tag of this hash, its lowest 16 bits: all pieces that do,
+    /// and perhaps free words. By reference: vectors load it.
+    fn candidates(bucket: &Bucket, hash: &u64, used: usize) -> Candidates;
+
+    /// Which of an entry's two keys `key` is: bit 0 the original, bit 1 the reply.
+    fn owned<K: FlowKey>(entry: &Entry<K>, key: &K) -> u8;
 }
 
 /// One word after the other.
@@ -124,17 +192,22 @@ pub(super) struct Scalar;
 
 impl Matcher for Scalar {
     #[inline(always)]
-    fn matches(bucket: &Bucket, wanted: Wanted) -> u32 {
+    fn candidates(bucket: &Bucket, hash: &u64, used: usize) -> Candidates {
         // Without branches: which slot it is cannot be predicted.
-        bucket.slots.iter().enumerate().fold(0, |mask, (i, word)| {
+        let all = bucket.slots.iter().enumerate().fold(0, |mask, (i, word)| {
             // Acquire, P2: as in `scan`.
             let slot = Slot(word.load(Ordering::Acquire));
-            mask | u32::from(wanted.matches(slot)) << i
-        })
+            mask | u64::from(slot.tag() == *hash as u16) << (8 * i + 15)
+        });
+        Candidates(all).among(used)
     }
 
     #[inline(always)]
-    fn leave() {}
+    fn owned<K: FlowKey>(entry: &Entry<K>, key: &K) -> u8 {
+        let is_original = entry.key(Direction::Original) == *key;
+        let is_reply = entry.key(Direction::Reply) == *key;
+        u8::from(is_reply) << 1 | u8::from(is_original)
+    }
 }
 
 #[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, miri))))]
@@ -144,7 +217,7 @@ pub(super) use vector::{Avx2, Avx512};
 mod vector {
     use std::arch::asm;
 
-    use super::{Bucket, Matcher, SLOTS, Wanted};
+    use super::{Bucket, Candidates, Entry, FlowKey, Matcher, SLOTS, Scalar};
 
     const _: () = assert!(SLOTS == 7 && size_of::<Bucket>() == 64);
 
@@ -154,8 +227,8 @@ mod vector {
 
     impl Matcher for Avx2 {
         #[inline(always)]
-        fn matches(bucket: &Bucket, wanted: Wanted) -> u32 {
-            let (low, high): (u32, u32);
+        fn candidates(bucket: &Bucket, hash: &u64, used: usize) -> Candidates {
+            let (low, high): (u64, u64);
             // SAFETY: reads the 64 bytes of the bucket, which is aligned to them, and changes the
             // named registers alone. The instructions exist: whoever chose this matcher asked.
             // `readonly`: the compiler may move it across other plain reads, but not up across an
@@ -163,32 +236,60 @@ mod vector {
             // of a slot is read again by an acquire load before anything is believed.
             unsafe {
                 asm!(
-                    "vmovq xmm0, {value}",
-                    "vmovq xmm1, {mask}",
-                    "vpbroadcastq ymm0, xmm0",
-                    "vpbroadcastq ymm1, xmm1",
-                    "vpand ymm2, ymm1, [{bucket}]",
-                    "vpand ymm1, ymm1, [{bucket} + 32]",
-                    "vpcmpeqq ymm2, ymm2, ymm0",
-                    "vpcmpeqq ymm1, ymm1, ymm0",
-                    "vmovmskpd {low:e}, ymm2",
-                    "vmovmskpd {high:e}, ymm1",
-                    value = in(reg) wanted.value(),
-                    mask = in(reg) wanted.mask(),
+                    "vpbroadcastw ymm0, word ptr [{hash}]",
+                    "vpcmpeqw ymm1, ymm0, [{bucket}]",
+                    "vpcmpeqw ymm0, ymm0, [{bucket} + 32]",
+                    "vpmovmskb {low:e}, ymm1",
+                    "vpmovmskb {high:e}, ymm0",
+                    hash = in(reg) hash,
                     bucket = in(reg) bucket,
                     low = lateout(reg) low,
                     high = lateout(reg) high,
-                    out("xmm0") _, out("xmm1") _, out("xmm2") _,
+                    out("xmm0") _, out("xmm1") _,
                     options(nostack, preserves_flags, readonly),
                 );
             }
-            // Lane 0 is the bucket's own word.
-            (low >> 1) | (high << 3)
+            // The tag is the top 16 bits of a word: its byte 7 says whether it is equal.
+            Candidates((high << 32 | low) & Candidates::ALL).among(used)
         }
 
         #[inline(always)]
-        fn leave() {
-            zero_upper_halves();
+        fn owned<K: FlowKey>(entry: &Entry<K>, key: &K) -> u8 {
+            if !K::IS_16_PLAIN_BYTES {
+                return Scalar::owned(entry, key);
+            }
+            const {
+                let plain = size_of::<K>() == 16 && size_of::<K::Cell>() == 16;
+                assert!(!K::IS_16_PLAIN_BYTES || plain && Entry::<K>::KEYS_ARE_SIDE_BY_SIDE);
+            }
+            let lanes: u32;
+            // SAFETY: reads 16 bytes of the key and 32 of the entry, where its two keys are side by side
+            // (asserted above), and changes the named registers alone; the instructions exist. The
+            // entry's words may be written at the same time: each is then the old or the new one, as an
+            // atomic load would give it, and the state that was loaded before says whether it counts.
+            unsafe {
+                asm!(
+                    "vbroadcasti128 ymm0, [{key}]",
+                    "vpcmpeqq ymm0, ymm0, [{entry} + {keys}]",
+                    "vmovmskpd {lanes:e}, ymm0",
+                    key = in(reg) key,
+                    entry = in(reg) entry,
+                    keys = const Entry::<K>::KEYS_OFFSET,
+                    lanes = lateout(reg) lanes,
+                    out("xmm0") _,
+                    options(nostack, preserves_flags, readonly),
+                );
+            }
+            // Both words of a key must be equal: bits 0 and 1 the original's, 2 and 3 the reply's.
+            // Two bits for each of 16 cases.
+            const OWNED: u32 = 1 << (2 * 0b0011)
+                | 1 << (2 * 0b0111)
+                | 1 << (2 * 0b1011)
+                | 2 << (2 * 0b1100)
+                | 2 << (2 * 0b1101)
+                | 2 << (2 * 0b1110)
+                | 3 << (2 * 0b1111);
+            (OWNED >> (2 * lanes) & 3) as u8
         }
     }
 
@@ -198,46 +299,28 @@ mod vector {
 
     impl Matcher for Avx512 {
         #[inline(always)]
-        fn matches(bucket: &Bucket, wanted: Wanted) -> u32 {
-            let lanes: u32;
+        fn candidates(bucket: &Bucket, hash: &u64, used: usize) -> Candidates {
+            let bytes: u64;
             // SAFETY: as above.
             unsafe {
                 asm!(
-                    "vpbroadcastq zmm0, {value}",
-                    "vpbroadcastq zmm1, {mask}",
-                    "vpandq zmm1, zmm1, [{bucket}]",
-                    "vpcmpeqq k1, zmm1, zmm0",
-                    "kmovw {lanes:e}, k1",
-                    value = in(reg) wanted.value(),
-                    mask = in(reg) wanted.mask(),
+                    "vpbroadcastw zmm0, word ptr [{hash}]",
+                    "vpcmpeqb k1, zmm0, [{bucket}]",
+                    "kmovq {bytes}, k1",
+                    hash = in(reg) hash,
                     bucket = in(reg) bucket,
-                    lanes = lateout(reg) lanes,
-                    out("xmm0") _, out("xmm1") _, out("k1") _,
+                    bytes = lateout(reg) bytes,
+                    out("xmm0") _, out("k1") _,
                     options(nostack, preserves_flags, readonly),
                 );
             }
-            lanes >> 1
+            // Byte 7 and byte 6 of a word: its tag.
+            Candidates(bytes & bytes << 1 & Candidates::ALL).among(used)
         }
 
         #[inline(always)]
-        fn leave() {
-            zero_upper_halves();
-        }
-    }
-
-    /// Code compiled for any x86-64 runs slower on some processors while these are in use.
-    #[inline(always)]
-    fn zero_upper_halves() {
-        // SAFETY: part of AVX, which both matchers have; all registers it changes are named.
-        unsafe {
-            asm!(
-                "vzeroupper",
-                out("xmm0") _, out("xmm1") _, out("xmm2") _, out("xmm3") _,
-                out("xmm4") _, out("xmm5") _, out("xmm6") _, out("xmm7") _,
-                out("xmm8") _, out("xmm9") _, out("xmm10") _, out("xmm11") _,
-                out("xmm12") _, out("xmm13") _, out("xmm14") _, out("xmm15") _,
-                options(nomem, nostack, preserves_flags),
-            );
+        fn owned<K: FlowKey>(entry: &Entry<K>, key: &K) -> u8 {
+            Avx2::owned(entry, key)
         }
     }
 }
@@ -246,6 +329,7 @@ mod vector {
 mod tests {
     use super::*;
     use crate::sync::AtomicU64;
+    use crate::table::key::KeyV4;
     use proptest::prelude::*;
 
     /// Words that often match, and free ones.
@@ -269,18 +353,46 @@ mod tests {
                 word: AtomicU64::new(header),
                 slots: words.map(AtomicU64::new),
             };
-            let (wanted, pattern) = (Wanted::new(tag, covers), Pattern::new(tag, covers));
-            let expected = scan(&bucket, SLOTS, pattern).matches;
-            prop_assert_eq!(Scalar::matches(&bucket, wanted), expected);
+            for used in [SLOTS, 3] {
+                let expected = scan(&bucket, used, Pattern::new(tag, covers));
+                let expected: Vec<Slot> = bits(expected.matches).map(|i| expected.slots[i]).collect();
+                let found = |candidates: Candidates| {
+                    candidates.slots(&bucket).filter(|slot| slot.covers() & covers != 0).collect::<Vec<_>>()
+                };
+                prop_assert_eq!(&found(Scalar::candidates(&bucket, &u64::from(tag), used)), &expected);
+                #[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, miri))))]
+                {
+                    if Isa::Avx2.is_available() {
+                        prop_assert_eq!(&found(Avx2::candidates(&bucket, &u64::from(tag), used)), &expected);
+                    }
+                    if Isa::Avx512.is_available() {
+                        prop_assert_eq!(&found(Avx512::candidates(&bucket, &u64::from(tag), used)), &expected);
+                    }
+                }
+            }
+        }
+
+        #[test]
+        fn every_matcher_knows_the_same_owner(words in proptest::array::uniform6(0u64..2)) {
+            let [a, b, c, d, e, f] = words;
+            let key = |a: u64, b: u64| {
+                let cell = <KeyV4 as FlowKey>::Cell::default();
+                cell[0].store(a);
+                cell[1].store(b);
+                KeyV4::load(&cell)
+            };
+            let entry = Entry::<KeyV4>::default();
+            entry.set_keys(key(a, b), key(c, d));
+            let key = key(e, f);
+            let expected = u8::from((a, b) == (e, f)) | u8::from((c, d) == (e, f)) << 1;
+            prop_assert_eq!(Scalar::owned(&entry, &key), expected);
             #[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, miri))))]
             {
                 if Isa::Avx2.is_available() {
-                    prop_assert_eq!(Avx2::matches(&bucket, wanted), expected);
-                    Avx2::leave();
+                    prop_assert_eq!(Avx2::owned(&entry, &key), expected);
                 }
                 if Isa::Avx512.is_available() {
-                    prop_assert_eq!(Avx512::matches(&bucket, wanted), expected);
-                    Avx512::leave();
+                    prop_assert_eq!(Avx512::owned(&entry, &key), expected);
                 }
             }
         }

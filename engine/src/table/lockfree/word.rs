@@ -153,6 +153,18 @@ impl Slot {
         (self.0 & ((1 << INDEX_BITS) - 1)) as u32 - INDEX_BASE as u32
     }
 
+    /// The orientations that it stands for; none if it is free.
+    #[cfg(all(test, not(any(loom, shuttle))))]
+    pub(super) fn covers(self) -> Covers {
+        (self.0 >> COVERS_SHIFT & 3) as Covers
+    }
+
+    /// Hash bits of the key.
+    #[inline]
+    pub(super) fn tag(self) -> u16 {
+        (self.0 >> TAG_SHIFT) as u16
+    }
+
     /// Whose key: [`Direction::Reply`] is the second piece of a NATed connection.
     #[inline]
     pub(super) fn role(self) -> Direction {
@@ -183,7 +195,7 @@ impl fmt::Debug for Slot {
                 (slot.0 >> INDEX_BITS) as u32 & SLOT_GENERATION_MASK,
                 slot.role(),
                 slot.0 >> COVERS_SHIFT & 3,
-                slot.0 >> TAG_SHIFT,
+                slot.tag(),
             ),
         }
     }
@@ -209,40 +221,6 @@ impl Pattern {
     pub(super) fn matches(self, slot: Slot) -> bool {
         const TAG: u64 = 0xffff << TAG_SHIFT;
         (slot.0 ^ self.tag) & TAG == 0 && slot.0 & self.covers != 0
-    }
-}
-
-/// What a lookup of one key wants: slots of one tag that cover one orientation.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Wanted(u64);
-
-impl Wanted {
-    #[inline]
-    pub(super) fn new(tag: u16, covers: Covers) -> Wanted {
-        debug_assert!(covers == 1 || covers == 2);
-        Wanted(u64::from(tag) << TAG_SHIFT | u64::from(covers) << COVERS_SHIFT)
-    }
-
-    /// A word matches if it is this value where the mask has bits.
-    #[cfg_attr(
-        any(loom, shuttle, not(target_arch = "x86_64")),
-        expect(dead_code, reason = "for vector versions")
-    )]
-    #[inline]
-    pub(super) fn value(self) -> u64 {
-        self.0
-    }
-
-    /// All of the tag, and the one orientation.
-    #[inline]
-    pub(super) fn mask(self) -> u64 {
-        self.0 | 0xffff << TAG_SHIFT
-    }
-
-    /// Free words never match: they cover nothing.
-    #[inline]
-    pub(super) fn matches(self, slot: Slot) -> bool {
-        (slot.0 ^ self.0) & self.mask() == 0
     }
 }
 
@@ -370,6 +348,13 @@ impl State {
     #[inline]
     pub(super) fn is_confirmed(self) -> bool {
         self.0 & LIFE_MASK == CONFIRMED
+    }
+
+    /// Confirmed, and not by its reply key alone.
+    #[inline]
+    pub(super) fn is_confirmed_by_both(self) -> bool {
+        const REPLY_ALONE: u64 = (REPLY_ONLY as u64) << AUX_SHIFT;
+        self.0 & (REPLY_ALONE | LIFE_MASK) == CONFIRMED
     }
 
     /// Lives by its reply key alone (while Pending, Confirmed or Dying).
