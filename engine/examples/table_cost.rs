@@ -114,8 +114,9 @@ fn timed_batches(table: &Table, worker: &mut Worker, keys: &[KeyV4]) -> u64 {
         let found = &mut found[..keys.len()];
         table.begin(worker);
         table.status_batch(worker, keys, NOW, found);
-        for status in found.iter().flatten() {
-            seen += u64::from(status.bits() != 0);
+        // Without branches: every status read counts.
+        for status in found.iter() {
+            seen += u64::from(status.map_or(0, |status| status.bits()) != 0);
         }
         table.end(worker);
     }

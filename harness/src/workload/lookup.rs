@@ -8,8 +8,9 @@ use std::sync::atomic::AtomicBool;
 use crossbeam_utils::CachePadded;
 
 use clashtrack_engine::stats::ConntrackStats;
+use clashtrack_engine::status::Status;
 use clashtrack_engine::table::key::KeyV4;
-use clashtrack_engine::table::{FlowTable, Hit};
+use clashtrack_engine::table::FlowTable;
 
 use super::anomaly::Anomalies;
 use super::case::{Case, Kind};
@@ -39,7 +40,7 @@ struct Looker<W> {
     hand: Hand<W>,
     /// Where in the keys it goes on.
     next: usize,
-    found: Vec<Option<Hit>>,
+    found: Vec<Option<Status>>,
 }
 
 /// What a worker saw in a round.
@@ -155,13 +156,13 @@ impl<W> Looker<W> {
             self.next = if end == keys.len() { 0 } else { end };
             let found = &mut self.found[..asked.len()];
             table.begin(&mut self.hand.worker);
-            table.lookup_batch(&mut self.hand.worker, asked, NOW, found);
-            for hit in found.iter().flatten() {
-                seen.hits += 1;
-                seen.statuses += u64::from(table.slab().entry(hit.id).status().bits());
-                table.release(&mut self.hand.worker, hit.id);
-            }
+            table.status_batch(&mut self.hand.worker, asked, NOW, found);
             table.end(&mut self.hand.worker);
+            // Without branches, and each status read: what a hit ends with.
+            for status in found.iter() {
+                seen.hits += u64::from(status.is_some());
+                seen.statuses += u64::from(status.map_or(0, |status| status.bits()));
+            }
             seen.lookups += asked.len() as u64;
         }
         seen
