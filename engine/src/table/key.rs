@@ -44,6 +44,14 @@ pub trait FlowKey: Copy + Eq + Hash + fmt::Debug + Send + Sync + 'static {
             _ => (*self, false),
         }
     }
+    /// [`FlowKey::canonical`] of many, without saying which were inverted; may be written for
+    /// compilers to make vector code of. Lengths are equal.
+    #[inline(always)]
+    fn canonical_batch(keys: &[Self], canonical: &mut [Self]) {
+        for (canonical, key) in canonical.iter_mut().zip(keys) {
+            *canonical = key.canonical().0;
+        }
+    }
     /// The key's words.
     fn words(&self) -> Self::Words;
     /// Reads a cell.
@@ -117,12 +125,10 @@ impl FlowKey for KeyV4 {
 
     #[inline(always)]
     fn canonical(&self) -> (KeyV4, bool) {
-        /// Bit p: protocol p, or one that is equal to it modulo 64, has types for keys.
-        const PERHAPS_ICMP: u64 = 1 << Protocol::ICMP.0 | 1 << Protocol::ICMPV6.0;
-        let [addresses, rest] = self.words;
-        if PERHAPS_ICMP >> (rest >> 8 & 63) & 1 != 0 {
+        if self.is_perhaps_icmp() {
             return self.canonical_of_any();
         }
+        let [addresses, rest] = self.words;
         // `inverse`, and without branches: half of all packets go each way.
         let keys = (rest >> 32) as u32;
         let (addresses_back, keys_back) = (addresses.rotate_left(32), keys.rotate_left(16));
@@ -134,6 +140,32 @@ impl FlowKey for KeyV4 {
             u64::from(keys) << 32 | rest & u64::from(u32::MAX),
         ];
         (KeyV4 { words }, is_less)
+    }
+
+    #[inline(always)]
+    fn canonical_batch(keys: &[KeyV4], canonical: &mut [KeyV4]) {
+        let mut perhaps_icmp = 0;
+        // As `canonical`, in steps that all have a vector form.
+        for (canonical, key) in canonical.iter_mut().zip(keys) {
+            let [addresses, rest] = key.words;
+            perhaps_icmp |= PERHAPS_ICMP >> (rest >> 8 & 63) & 1;
+            let addresses_back = addresses >> 32 | addresses << 32;
+            let rest_back = (rest >> 16 & 0xffff << 32) | (rest << 16 & 0xffff << 48) | rest as u32 as u64;
+            let is_less =
+                (addresses_back < addresses) | ((addresses_back == addresses) & (rest_back < rest));
+            let mask = u64::from(is_less).wrapping_neg();
+            canonical.words = [
+                addresses ^ (addresses ^ addresses_back) & mask,
+                rest ^ (rest ^ rest_back) & mask,
+            ];
+        }
+        if perhaps_icmp != 0 {
+            for (canonical, key) in canonical.iter_mut().zip(keys) {
+                if key.is_perhaps_icmp() {
+                    *canonical = key.canonical_of_any().0;
+                }
+            }
+        }
     }
 
     #[inline]
@@ -157,7 +189,15 @@ impl FlowKey for KeyV4 {
     }
 }
 
+/// Bit p: protocol p, or one that is equal to it modulo 64, has types for keys.
+const PERHAPS_ICMP: u64 = 1 << Protocol::ICMP.0 | 1 << Protocol::ICMPV6.0;
+
 impl KeyV4 {
+    #[inline(always)]
+    fn is_perhaps_icmp(&self) -> bool {
+        PERHAPS_ICMP >> (self.words[1] >> 8 & 63) & 1 != 0
+    }
+
     /// [`FlowKey::canonical`] where types of messages may change instead of places.
     #[cold]
     fn canonical_of_any(&self) -> (KeyV4, bool) {

@@ -9,7 +9,7 @@ use super::canonical::{Pieces, Place};
 use super::prefetch::{Hint, prefetch};
 #[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, miri))))]
 use super::scan::{Avx2, Avx512, Isa};
-use super::scan::{Matcher, Scalar};
+use super::scan::{BATCH, Matcher, Scalar};
 use super::word::{Header, Link, Slot, State};
 use super::worker::LockfreeWorker;
 use crate::status::Status;
@@ -35,9 +35,6 @@ impl Probe {
         self.bucket
     }
 }
-
-/// Keys whose memory is asked for at the same time.
-const BATCH: usize = 64;
 
 /// Runs `$call` with the matcher of the table's instruction set as `$matcher`, compiled for it.
 macro_rules! by_isa {
@@ -112,7 +109,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     ) -> Option<Hit> {
         let probe = self.probe(key);
         let head = self.head_of(&probe);
-        let candidates = S::candidates(head, &probe.hash, G::HEAD_SLOTS);
+        let candidates = S::candidates(head, probe.hash, G::HEAD_SLOTS);
         if candidates.is_empty() {
             // Acquire and after the scan, as in `find`.
             if Header(head.word.load(Ordering::Acquire)).overflow() == 0 {
@@ -161,7 +158,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     #[inline]
     fn find_by<S: Matcher>(&self, key: &K, probe: &Probe) -> Option<Hit> {
         let find_in = |bucket: &Bucket, used| {
-            S::candidates(bucket, &probe.hash, used)
+            S::candidates(bucket, probe.hash, used)
                 .slots(bucket)
                 .find_map(|slot| check_owner::<S, K>(self.slab.at(slot.index()), slot, key))
         };
@@ -280,11 +277,11 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
         let (hasher, buckets) = self.hashing();
         let mut heads = [head_at(all_heads, 0); BATCH];
         let mut hashes = [0; BATCH];
+        S::hash(hasher, keys, &mut hashes[..count]);
         for i in 0..count {
-            let hash = hasher.hash(&keys[i].canonical().0);
-            let head = head_at(all_heads, Place::bucket(hash, buckets));
+            let head = head_at(all_heads, Place::bucket(hashes[i], buckets));
             prefetch(hint, head);
-            (heads[i], hashes[i]) = (head, hash);
+            heads[i] = head;
         }
         let mut entries = [&all_entries[0]; BATCH];
         // EMPTY where nothing in the head matches.
@@ -292,11 +289,11 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
         let mut beyond = Beyond::default();
         for i in 0..count {
             let head = heads[i];
-            let candidates = S::candidates(head, &hashes[i], G::HEAD_SLOTS);
+            let candidates = S::candidates(head, hashes[i], G::HEAD_SLOTS);
             if candidates.is_empty() {
                 // Acquire and after the scan, as in `find`.
                 if Header(head.word.load(Ordering::Acquire)).overflow() > 0 {
-                    beyond.push(i);
+                    beyond.add(i);
                     prefetch(hint, &self.index.ext[Place::bucket(hashes[i], buckets) as usize]);
                 }
                 continue;
@@ -304,7 +301,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
             let slot = candidates.first(head);
             if slot.is_free() {
                 // Free since it was compared, or always, and the tag is 0.
-                beyond.push(i);
+                beyond.add(i);
                 continue;
             }
             let entry = entry_at(all_entries, slot);
@@ -312,27 +309,34 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
             (entries[i], slots[i]) = (entry, slot);
         }
         // What lies beyond is asked for step by step, while the rest is looked at.
-        self.ask_for_overflow(&hashes, &beyond);
+        if !beyond.is_empty() {
+            self.ask_for_overflow(&hashes, beyond);
+        }
         let half = count / 2;
-        let flight = (keys, &entries[..count], &slots[..count]);
-        let held = settle::<S, K, W>(flight, 0..half, now, found, &mut beyond);
-        self.ask_for_entries_beyond::<S>(&hashes, &beyond);
-        let held = held + settle::<S, K, W>(flight, half..count, now, found, &mut beyond);
+        let flight = (keys, &entries, &slots);
+        let mut held = settle::<S, K, W>(flight, 0..half, now, found, &mut beyond);
+        if !beyond.is_empty() {
+            self.ask_for_entries_beyond::<S>(&hashes, beyond);
+        }
+        held += settle::<S, K, W>(flight, half..count, now, found, &mut beyond);
         if W::HOLDS {
             worker.hold_many(held);
         }
-        self.find_beyond::<S, W>(worker, keys, now, found, &beyond);
+        if !beyond.is_empty() {
+            self.find_beyond::<S, W>(worker, keys, now, found, beyond);
+        }
     }
 
     /// Keys that are in overflow buckets, if anywhere, and those that the passes were not made for.
-    #[inline]
+    #[cold]
+    #[inline(never)]
     fn find_beyond<S: Matcher, W: Wish<K>>(
         &self,
         worker: &mut LockfreeWorker,
         keys: &[K],
         now: Nanos,
         found: &mut [Option<W>],
-        beyond: &Beyond,
+        beyond: Beyond,
     ) {
         for i in beyond.iter() {
             let hit = self.find_and_reap::<S>(worker, &keys[i], &self.probe(&keys[i]), now);
@@ -346,8 +350,9 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     }
 
     /// Of chains that go on: asks for the first overflow buckets. Their links were asked for.
-    #[inline]
-    fn ask_for_overflow(&self, hashes: &[u64; BATCH], beyond: &Beyond) {
+    #[cold]
+    #[inline(never)]
+    fn ask_for_overflow(&self, hashes: &[u64; BATCH], beyond: Beyond) {
         for i in beyond.iter() {
             if let Some(bucket) = self.first_overflow(hashes[i]) {
                 prefetch(self.hint, bucket);
@@ -356,13 +361,14 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     }
 
     /// Asks for the entries that those buckets lead to.
-    #[inline]
-    fn ask_for_entries_beyond<S: Matcher>(&self, hashes: &[u64; BATCH], beyond: &Beyond) {
+    #[cold]
+    #[inline(never)]
+    fn ask_for_entries_beyond<S: Matcher>(&self, hashes: &[u64; BATCH], beyond: Beyond) {
         for i in beyond.iter() {
             let Some(bucket) = self.first_overflow(hashes[i]) else {
                 continue;
             };
-            let candidates = S::candidates(bucket, &hashes[i], G::OVERFLOW_SLOTS);
+            let candidates = S::candidates(bucket, hashes[i], G::OVERFLOW_SLOTS);
             if let Some(slot) = candidates.slots(bucket).next() {
                 prefetch(self.hint, self.slab.at(slot.index()));
             }
@@ -454,33 +460,38 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     }
 }
 
-/// Which of a batch's keys must be looked for beyond their head buckets.
-#[derive(Debug)]
-struct Beyond {
-    which: [u8; BATCH],
-    count: usize,
-}
+/// Which of a batch's keys must be looked for beyond their head buckets: a bit each.
+#[derive(Clone, Copy, Debug, Default)]
+struct Beyond(u64);
 
-impl Default for Beyond {
-    fn default() -> Beyond {
-        Beyond {
-            which: [0; BATCH],
-            count: 0,
-        }
-    }
-}
+const _: () = assert!(BATCH <= u64::BITS as usize);
 
 impl Beyond {
     #[inline(always)]
-    fn push(&mut self, key: usize) {
-        self.which[self.count % BATCH] = key as u8;
-        self.count += 1;
+    fn is_empty(self) -> bool {
+        self.0 == 0
     }
 
-    fn iter(&self) -> impl Iterator<Item = usize> + '_ {
-        self.which[..self.count].iter().map(|&i| usize::from(i))
+    #[inline(always)]
+    fn add(&mut self, key: usize) {
+        seldom();
+        self.0 |= 1 << key;
+    }
+
+    fn iter(self) -> impl Iterator<Item = usize> {
+        let mut left = self.0;
+        std::iter::from_fn(move || {
+            let key = left.trailing_zeros() as usize;
+            left &= left.checked_sub(1)?;
+            Some(key)
+        })
     }
 }
+
+/// The compiler lays out code for what does not come here.
+#[cold]
+#[inline(always)]
+fn seldom() {}
 
 /// The head bucket of a number that [`bucket_of`](crate::table::hash::bucket_of) made.
 #[inline(always)]
@@ -503,28 +514,27 @@ fn entry_at<K: FlowKey>(entries: &[Entry<K>], slot: Slot) -> &Entry<K> {
 /// needs a closer look is added to `beyond`.
 #[inline(always)]
 fn settle<S: Matcher, K: FlowKey, W: Wish<K>>(
-    (keys, entries, slots): (&[K], &[&Entry<K>], &[Slot]),
+    (keys, entries, slots): (&[K], &[&Entry<K>; BATCH], &[Slot; BATCH]),
     part: Range<usize>,
     now: Nanos,
     found: &mut [Option<W>],
     beyond: &mut Beyond,
 ) -> u32 {
-    let first = part.start;
-    let sought = keys[part.clone()].iter().zip(&entries[part.clone()]);
-    let sought = sought.zip(&slots[part.clone()]).zip(&mut found[part]);
     let mut count = 0;
-    for (i, (((key, entry), &slot), found)) in sought.enumerate() {
-        *found = None;
-        if slot == Slot::EMPTY {
+    // Once, not for each key.
+    assert!(part.end <= BATCH && part.end <= keys.len() && part.end <= found.len());
+    for i in part {
+        found[i] = None;
+        if slots[i] == Slot::EMPTY {
             continue;
         }
-        match check_entry::<S, K>(entry, slot, key, now) {
+        match check_entry::<S, K>(entries[i], slots[i], &keys[i], now) {
             Some(hit) => {
-                *found = Some(W::of(entry, hit));
+                found[i] = Some(W::of(entries[i], hit));
                 count += 1;
             }
             // Another slot has it, or it is to be removed.
-            None => beyond.push(first + i),
+            None => beyond.add(i),
         }
     }
     count

@@ -16,6 +16,7 @@
 use super::bucket::{Bucket, SLOTS};
 use super::word::{Pattern, Slot};
 use crate::sync::Ordering;
+use crate::table::hash::KeyHasher;
 use crate::table::key::FlowKey;
 use crate::table::slab::Entry;
 use crate::tuple::Direction;
@@ -125,6 +126,9 @@ fn has_avx2() -> bool {
         && std::arch::is_x86_feature_detected!("lzcnt")
 }
 
+/// Keys that are looked up side by side.
+pub(super) const BATCH: usize = 64;
+
 /// Slots of one bucket that may be what a lookup wants: bit `8 i + 15` stands for slot i, so that a
 /// mask of bytes, as vector compares give it, needs no packing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -178,9 +182,12 @@ impl Candidates {
 
 /// A way to compare the slots of a bucket, and the keys of an entry, with what a lookup wants.
 pub(super) trait Matcher {
+    /// The hashes of canonical keys; at most [`BATCH`], as many of both.
+    fn hash<K: FlowKey, H: KeyHasher>(hasher: H, keys: &[K], hashes: &mut [u64]);
+
     /// The first `used` slots whose words have the tag of this hash, its lowest 16 bits: all pieces that do,
-    /// and perhaps free words. By reference: vectors load it.
-    fn candidates(bucket: &Bucket, hash: &u64, used: usize) -> Candidates;
+    /// and perhaps free words.
+    fn candidates(bucket: &Bucket, hash: u64, used: usize) -> Candidates;
 
     /// Which of an entry's two keys `key` is: bit 0 the original, bit 1 the reply.
     fn owned<K: FlowKey>(entry: &Entry<K>, key: &K) -> u8;
@@ -192,12 +199,19 @@ pub(super) struct Scalar;
 
 impl Matcher for Scalar {
     #[inline(always)]
-    fn candidates(bucket: &Bucket, hash: &u64, used: usize) -> Candidates {
+    fn hash<K: FlowKey, H: KeyHasher>(hasher: H, keys: &[K], hashes: &mut [u64]) {
+        for (hash, key) in hashes.iter_mut().zip(keys) {
+            *hash = hasher.hash(&key.canonical().0);
+        }
+    }
+
+    #[inline(always)]
+    fn candidates(bucket: &Bucket, hash: u64, used: usize) -> Candidates {
         // Without branches: which slot it is cannot be predicted.
         let all = bucket.slots.iter().enumerate().fold(0, |mask, (i, word)| {
             // Acquire, P2: as in `scan`.
             let slot = Slot(word.load(Ordering::Acquire));
-            mask | u64::from(slot.tag() == *hash as u16) << (8 * i + 15)
+            mask | u64::from(slot.tag() == hash as u16) << (8 * i + 15)
         });
         Candidates(all).among(used)
     }
@@ -216,18 +230,37 @@ pub(super) use vector::{Avx2, Avx512};
 #[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, miri))))]
 mod vector {
     use std::arch::asm;
+    use std::arch::x86_64::{__m128i, _mm_cvtsi64_si128};
 
-    use super::{Bucket, Candidates, Entry, FlowKey, Matcher, SLOTS, Scalar};
+    use super::{BATCH, Bucket, Candidates, Entry, FlowKey, KeyHasher, Matcher, SLOTS, Scalar};
 
     const _: () = assert!(SLOTS == 7 && size_of::<Bucket>() == 64);
+
+    /// The hash in a register where vectors find it.
+    #[inline(always)]
+    fn in_vector(hash: u64) -> __m128i {
+        // SAFETY: SSE2 is part of x86-64.
+        unsafe { _mm_cvtsi64_si128(hash.cast_signed()) }
+    }
 
     /// Two loads of 32 bytes. Only where [`Isa::Avx2`](super::Isa::Avx2) is available.
     #[derive(Debug)]
     pub(in super::super) struct Avx2;
 
     impl Matcher for Avx2 {
+        /// The compiler's own vector code, in a caller that is compiled for these instructions.
         #[inline(always)]
-        fn candidates(bucket: &Bucket, hash: &u64, used: usize) -> Candidates {
+        fn hash<K: FlowKey, H: KeyHasher>(hasher: H, keys: &[K], hashes: &mut [u64]) {
+            if let [first, ..] = keys {
+                let mut canonical = [*first; BATCH];
+                let canonical = &mut canonical[..keys.len()];
+                K::canonical_batch(keys, canonical);
+                hasher.hash_batch(canonical, hashes);
+            }
+        }
+
+        #[inline(always)]
+        fn candidates(bucket: &Bucket, hash: u64, used: usize) -> Candidates {
             let (low, high): (u64, u64);
             // SAFETY: reads the 64 bytes of the bucket, which is aligned to them, and changes the
             // named registers alone. The instructions exist: whoever chose this matcher asked.
@@ -236,12 +269,12 @@ mod vector {
             // of a slot is read again by an acquire load before anything is believed.
             unsafe {
                 asm!(
-                    "vpbroadcastw ymm0, word ptr [{hash}]",
+                    "vpbroadcastw ymm0, {hash}",
                     "vpcmpeqw ymm1, ymm0, [{bucket}]",
                     "vpcmpeqw ymm0, ymm0, [{bucket} + 32]",
                     "vpmovmskb {low:e}, ymm1",
                     "vpmovmskb {high:e}, ymm0",
-                    hash = in(reg) hash,
+                    hash = in(xmm_reg) in_vector(hash),
                     bucket = in(reg) bucket,
                     low = lateout(reg) low,
                     high = lateout(reg) high,
@@ -299,15 +332,20 @@ mod vector {
 
     impl Matcher for Avx512 {
         #[inline(always)]
-        fn candidates(bucket: &Bucket, hash: &u64, used: usize) -> Candidates {
+        fn hash<K: FlowKey, H: KeyHasher>(hasher: H, keys: &[K], hashes: &mut [u64]) {
+            Avx2::hash(hasher, keys, hashes);
+        }
+
+        #[inline(always)]
+        fn candidates(bucket: &Bucket, hash: u64, used: usize) -> Candidates {
             let bytes: u64;
             // SAFETY: as above.
             unsafe {
                 asm!(
-                    "vpbroadcastw zmm0, word ptr [{hash}]",
+                    "vpbroadcastw zmm0, {hash}",
                     "vpcmpeqb k1, zmm0, [{bucket}]",
                     "kmovq {bytes}, k1",
-                    hash = in(reg) hash,
+                    hash = in(xmm_reg) in_vector(hash),
                     bucket = in(reg) bucket,
                     bytes = lateout(reg) bytes,
                     out("xmm0") _, out("k1") _,
@@ -359,14 +397,14 @@ mod tests {
                 let found = |candidates: Candidates| {
                     candidates.slots(&bucket).filter(|slot| slot.covers() & covers != 0).collect::<Vec<_>>()
                 };
-                prop_assert_eq!(&found(Scalar::candidates(&bucket, &u64::from(tag), used)), &expected);
+                prop_assert_eq!(&found(Scalar::candidates(&bucket, u64::from(tag), used)), &expected);
                 #[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, miri))))]
                 {
                     if Isa::Avx2.is_available() {
-                        prop_assert_eq!(&found(Avx2::candidates(&bucket, &u64::from(tag), used)), &expected);
+                        prop_assert_eq!(&found(Avx2::candidates(&bucket, u64::from(tag), used)), &expected);
                     }
                     if Isa::Avx512.is_available() {
-                        prop_assert_eq!(&found(Avx512::candidates(&bucket, &u64::from(tag), used)), &expected);
+                        prop_assert_eq!(&found(Avx512::candidates(&bucket, u64::from(tag), used)), &expected);
                     }
                 }
             }
