@@ -44,7 +44,7 @@ use clashtrack_engine::tuple::Protocol;
 use crate::workload::case::{Case, Kind};
 use crate::workload::churn::ROUND_OPERATIONS;
 use crate::workload::flows::Pair;
-use crate::workload::lookup::ROUND_LOOKUPS;
+use crate::workload::lookup::{ROUND_LOOKUPS, prefetch_keys};
 use crate::workload::measure::{Contender, Round};
 use crate::workload::traffic::Traffic;
 use crate::workload::worker::{Cores, run_crew};
@@ -205,6 +205,10 @@ impl Limit {
             }
             let part = *place..(*place + stretch).min(whole.end);
             *place = part.end;
+            if matches!(self.case.workload.kind, Kind::LookupHit | Kind::LookupMiss) {
+                let next = part.end..(part.end + stretch).min(whole.end);
+                prefetch_keys(&self.traffic.keys[next]);
+            }
             done += part.len();
             let read = match self.case.workload.kind {
                 Kind::LookupHit if way.depth == 1 => self.serial(&self.traffic.keys[part], true),

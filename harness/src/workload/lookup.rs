@@ -10,6 +10,7 @@ use crossbeam_utils::CachePadded;
 use clashtrack_engine::stats::ConntrackStats;
 use clashtrack_engine::status::Status;
 use clashtrack_engine::table::key::KeyV4;
+use clashtrack_engine::table::prefetch::{Hint, prefetch};
 use clashtrack_engine::table::FlowTable;
 
 use super::anomaly::Anomalies;
@@ -141,6 +142,15 @@ impl<T: FlowTable<KeyV4>> Contender for LookupContender<T> {
     }
 }
 
+/// Asks for the keys of the batch to come: to a packet path they are at hand, taken from packets a moment ago.
+pub fn prefetch_keys(keys: &[KeyV4]) {
+    /// Keys of a line.
+    const LINE: usize = 64 / size_of::<KeyV4>();
+    for key in keys.iter().step_by(LINE) {
+        prefetch(Hint::T0, key);
+    }
+}
+
 impl<W> Looker<W> {
     fn in_batches<T: FlowTable<KeyV4, Worker = W>>(
         &mut self,
@@ -154,6 +164,7 @@ impl<W> Looker<W> {
             let end = (self.next + batch).min(keys.len());
             let asked = &keys[self.next..end];
             self.next = if end == keys.len() { 0 } else { end };
+            prefetch_keys(&keys[self.next..(self.next + batch).min(keys.len())]);
             let found = &mut self.found[..asked.len()];
             table.begin(&mut self.hand.worker);
             table.status_batch(&mut self.hand.worker, asked, NOW, found);

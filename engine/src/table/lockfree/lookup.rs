@@ -9,7 +9,7 @@ use super::canonical::{Pieces, Place};
 use super::prefetch::{Hint, prefetch};
 #[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, miri))))]
 use super::scan::{Avx2, Avx512, Isa};
-use super::scan::{BATCH, Matcher, Scalar};
+use super::scan::{BATCH, GROUP, Matcher, Scalar};
 use super::word::{Header, Link, Slot, State};
 use super::worker::LockfreeWorker;
 use crate::status::Status;
@@ -277,68 +277,83 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
         let (hasher, buckets) = self.hashing();
         let mut heads = [head_at(all_heads, 0); BATCH];
         let mut hashes = [0; BATCH];
-        S::hash(hasher, keys, &mut hashes[..count]);
-        for i in 0..count {
-            let head = head_at(all_heads, Place::bucket(hashes[i], buckets));
-            prefetch(hint, head);
-            heads[i] = head;
+        // In groups: the first lines are under way while the next keys are hashed.
+        let groups = hashes.chunks_mut(GROUP).zip(heads.chunks_mut(GROUP));
+        for ((hashes, heads), keys) in groups.zip(keys.chunks(GROUP)) {
+            S::hash(hasher, keys, hashes);
+            for (head, &hash) in heads.iter_mut().zip(&*hashes).take(keys.len()) {
+                *head = head_at(all_heads, Place::bucket(hash, buckets));
+                prefetch(hint, *head);
+            }
         }
-        let mut entries = [&all_entries[0]; BATCH];
-        // EMPTY where nothing in the head matches.
-        let mut slots = [Slot::EMPTY; BATCH];
-        let mut beyond = Beyond::default();
-        for i in 0..count {
-            let head = heads[i];
-            let candidates = S::candidates(head, hashes[i], G::HEAD_SLOTS);
-            if candidates.is_empty() {
-                // Acquire and after the scan, as in `find`.
-                if Header(head.word.load(Ordering::Acquire)).overflow() > 0 {
-                    beyond.add(i);
-                    prefetch(hint, &self.index.ext[Place::bucket(hashes[i], buckets) as usize]);
+        let mut flight = Flight {
+            keys,
+            hashes,
+            entries: [&all_entries[0]; BATCH],
+            slots: [Slot::EMPTY; BATCH],
+        };
+        // Chains that go on, and keys for which the passes were not made.
+        let (mut beyond, mut others) = (Marked::default(), Marked::default());
+        let mut asked = 0;
+        for first in (0..count).step_by(GROUP) {
+            for i in first..count.min(first + GROUP) {
+                let head = heads[i];
+                let candidates = S::candidates(head, flight.hashes[i], G::HEAD_SLOTS);
+                if candidates.is_empty() {
+                    // Acquire and after the scan, as in `find`.
+                    if Header(head.word.load(Ordering::Acquire)).overflow() > 0 {
+                        beyond.add(i);
+                        let bucket = Place::bucket(flight.hashes[i], buckets);
+                        prefetch(hint, &self.index.ext[bucket as usize]);
+                    }
+                    continue;
                 }
-                continue;
+                let slot = candidates.first(head);
+                if slot.is_free() {
+                    // Free since it was compared, or always, and the tag is 0.
+                    others.add(i);
+                    continue;
+                }
+                let entry = entry_at(all_entries, slot);
+                prefetch(hint, entry);
+                (flight.entries[i], flight.slots[i]) = (entry, slot);
             }
-            let slot = candidates.first(head);
-            if slot.is_free() {
-                // Free since it was compared, or always, and the tag is 0.
-                beyond.add(i);
-                continue;
+            // What lies beyond is gone after step by step, each two groups after the one before.
+            if first >= 2 * GROUP {
+                self.ask_for_overflow(&flight, beyond.among(asked..asked + GROUP));
+                asked += GROUP;
             }
-            let entry = entry_at(all_entries, slot);
-            prefetch(hint, entry);
-            (entries[i], slots[i]) = (entry, slot);
-        }
-        // What lies beyond is asked for step by step, while the rest is looked at.
-        if !beyond.is_empty() {
-            self.ask_for_overflow(&hashes, beyond);
         }
         let half = count / 2;
-        let flight = (keys, &entries, &slots);
-        let mut held = settle::<S, K, W>(flight, 0..half, now, found, &mut beyond);
-        if !beyond.is_empty() {
-            self.ask_for_entries_beyond::<S>(&hashes, beyond);
+        let (early, late) = (beyond.among(0..asked), beyond.among(asked..BATCH));
+        let mut held = settle::<S, K, W>(&flight, 0..half, now, found, &mut others);
+        self.ask_for_overflow(&flight, late);
+        let mut last = self.look_beyond::<S>(&mut flight, early, &mut others);
+        held += settle::<S, K, W>(&flight, half..count, now, found, &mut others);
+        last.add_all(self.look_beyond::<S>(&mut flight, late, &mut others));
+        for i in last.iter() {
+            held += settle::<S, K, W>(&flight, i..i + 1, now, found, &mut others);
         }
-        held += settle::<S, K, W>(flight, half..count, now, found, &mut beyond);
         if W::HOLDS {
             worker.hold_many(held);
         }
-        if !beyond.is_empty() {
-            self.find_beyond::<S, W>(worker, keys, now, found, beyond);
+        if !others.is_empty() {
+            self.find_others::<S, W>(worker, keys, now, found, others);
         }
     }
 
-    /// Keys that are in overflow buckets, if anywhere, and those that the passes were not made for.
+    /// Keys that the passes were not made for.
     #[cold]
     #[inline(never)]
-    fn find_beyond<S: Matcher, W: Wish<K>>(
+    fn find_others<S: Matcher, W: Wish<K>>(
         &self,
         worker: &mut LockfreeWorker,
         keys: &[K],
         now: Nanos,
         found: &mut [Option<W>],
-        beyond: Beyond,
+        others: Marked,
     ) {
-        for i in beyond.iter() {
+        for i in others.iter() {
             let hit = self.find_and_reap::<S>(worker, &keys[i], &self.probe(&keys[i]), now);
             found[i] = hit.map(|hit| {
                 if W::HOLDS {
@@ -349,38 +364,71 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
         }
     }
 
-    /// Of chains that go on: asks for the first overflow buckets. Their links were asked for.
+    /// Asks for the first overflow buckets of chains whose links were asked for.
+    #[inline(always)]
+    fn ask_for_overflow(&self, flight: &Flight<'_, K>, beyond: Marked) {
+        if !beyond.is_empty() {
+            self.ask_for_some_overflow(&flight.hashes, beyond);
+        }
+    }
+
     #[cold]
     #[inline(never)]
-    fn ask_for_overflow(&self, hashes: &[u64; BATCH], beyond: Beyond) {
+    fn ask_for_some_overflow(&self, hashes: &[u64; BATCH], beyond: Marked) {
         for i in beyond.iter() {
-            if let Some(bucket) = self.first_overflow(hashes[i]) {
-                prefetch(self.hint, bucket);
+            let bucket = Place::bucket(hashes[i], self.hashing().1);
+            // Relaxed: only to know which line to ask for.
+            let link = Link(self.index.ext[bucket as usize].load(Ordering::Relaxed));
+            if let Some(number) = link.bucket() {
+                prefetch(self.hint, self.index.overflow.bucket(number));
             }
         }
     }
 
-    /// Asks for the entries that those buckets lead to.
+    /// Looks into those buckets and asks for the entries that they lead to: the keys that are returned.
+    /// Where there are more buckets, the key is added to `others`; the rest is missed.
+    #[inline(always)]
+    fn look_beyond<'t, S: Matcher>(
+        &'t self,
+        flight: &mut Flight<'t, K>,
+        beyond: Marked,
+        others: &mut Marked,
+    ) -> Marked {
+        if beyond.is_empty() {
+            return beyond;
+        }
+        let (found, more) = self.look_beyond_some::<S>(flight, beyond);
+        others.add_all(more);
+        found
+    }
+
     #[cold]
     #[inline(never)]
-    fn ask_for_entries_beyond<S: Matcher>(&self, hashes: &[u64; BATCH], beyond: Beyond) {
+    fn look_beyond_some<'t, S: Matcher>(
+        &'t self,
+        flight: &mut Flight<'t, K>,
+        beyond: Marked,
+    ) -> (Marked, Marked) {
+        let (mut found, mut more) = (Marked::default(), Marked::default());
         for i in beyond.iter() {
-            let Some(bucket) = self.first_overflow(hashes[i]) else {
+            let hash = flight.hashes[i];
+            let chain = self.index.chain(Place::bucket(hash, self.hashing().1));
+            // The order of `find_by`: the head was looked through, then the header, the link, the bucket.
+            let overflow = chain.header().overflow();
+            let links = chain.walk(overflow.min(1));
+            let Some((bucket, _, used)) = chain.buckets(links).nth(1) else {
                 continue;
             };
-            let candidates = S::candidates(bucket, hashes[i], G::OVERFLOW_SLOTS);
-            if let Some(slot) = candidates.slots(bucket).next() {
-                prefetch(self.hint, self.slab.at(slot.index()));
+            if let Some(slot) = S::candidates(bucket, hash, used).slots(bucket).next() {
+                let entry = self.slab.at(slot.index());
+                prefetch(self.hint, entry);
+                (flight.entries[i], flight.slots[i]) = (entry, slot);
+                found.add(i);
+            } else if overflow > 1 {
+                more.add(i);
             }
         }
-    }
-
-    #[inline]
-    fn first_overflow(&self, hash: u64) -> Option<&Bucket> {
-        let bucket = Place::bucket(hash, self.hashing().1);
-        // Acquire, P4: what is read of the bucket may lead to an entry that is asked for.
-        let link = Link(self.index.ext[bucket as usize].load(Ordering::Acquire));
-        Some(self.index.overflow.bucket(link.bucket()?))
+        (found, more)
     }
 
     fn prefetch_links(&self, hint: Hint, buckets: &[u32]) {
@@ -460,13 +508,13 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     }
 }
 
-/// Which of a batch's keys must be looked for beyond their head buckets: a bit each.
+/// Some of a batch's keys: a bit each.
 #[derive(Clone, Copy, Debug, Default)]
-struct Beyond(u64);
+struct Marked(u64);
 
 const _: () = assert!(BATCH <= u64::BITS as usize);
 
-impl Beyond {
+impl Marked {
     #[inline(always)]
     fn is_empty(self) -> bool {
         self.0 == 0
@@ -476,6 +524,18 @@ impl Beyond {
     fn add(&mut self, key: usize) {
         seldom();
         self.0 |= 1 << key;
+    }
+
+    #[inline(always)]
+    fn add_all(&mut self, others: Marked) {
+        self.0 |= others.0;
+    }
+
+    /// Those in a range that ends at 64 at most.
+    #[inline(always)]
+    fn among(self, keys: Range<usize>) -> Marked {
+        let below = |key: usize| 1u64.checked_shl(key as u32).unwrap_or(0).wrapping_sub(1);
+        Marked(self.0 & below(keys.end) & !below(keys.start))
     }
 
     fn iter(self) -> impl Iterator<Item = usize> {
@@ -510,16 +570,32 @@ fn entry_at<K: FlowKey>(entries: &[Entry<K>], slot: Slot) -> &Entry<K> {
     unsafe { entries.get_unchecked(slot.index() as usize) }
 }
 
+/// A batch between two passes.
+#[derive(Debug)]
+struct Flight<'t, K: FlowKey> {
+    keys: &'t [K],
+    hashes: [u64; BATCH],
+    entries: [&'t Entry<K>; BATCH],
+    /// EMPTY where nothing matches, or nothing yet.
+    slots: [Slot; BATCH],
+}
+
 /// The last pass of a batch over `part` of it: what the entries say. Returns how many are found; what
-/// needs a closer look is added to `beyond`.
+/// needs a closer look is added to `others`.
 #[inline(always)]
 fn settle<S: Matcher, K: FlowKey, W: Wish<K>>(
-    (keys, entries, slots): (&[K], &[&Entry<K>; BATCH], &[Slot; BATCH]),
+    flight: &Flight<'_, K>,
     part: Range<usize>,
     now: Nanos,
     found: &mut [Option<W>],
-    beyond: &mut Beyond,
+    others: &mut Marked,
 ) -> u32 {
+    let Flight {
+        keys,
+        entries,
+        slots,
+        ..
+    } = flight;
     let mut count = 0;
     // Once, not for each key.
     assert!(part.end <= BATCH && part.end <= keys.len() && part.end <= found.len());
@@ -534,7 +610,7 @@ fn settle<S: Matcher, K: FlowKey, W: Wish<K>>(
                 count += 1;
             }
             // Another slot has it, or it is to be removed.
-            None => beyond.add(i),
+            None => others.add(i),
         }
     }
     count

@@ -128,6 +128,8 @@ fn has_avx2() -> bool {
 
 /// Keys that are looked up side by side.
 pub(super) const BATCH: usize = 64;
+/// Keys of them that are hashed together.
+pub(super) const GROUP: usize = 16;
 
 /// Slots of one bucket that may be what a lookup wants: bit `8 i + 15` stands for slot i, so that a
 /// mask of bytes, as vector compares give it, needs no packing.
@@ -182,7 +184,7 @@ impl Candidates {
 
 /// A way to compare the slots of a bucket, and the keys of an entry, with what a lookup wants.
 pub(super) trait Matcher {
-    /// The hashes of canonical keys; at most [`BATCH`], as many of both.
+    /// The hashes of canonical keys; at most [`GROUP`] keys, and as many hashes or more.
     fn hash<K: FlowKey, H: KeyHasher>(hasher: H, keys: &[K], hashes: &mut [u64]);
 
     /// The first `used` slots whose words have the tag of this hash, its lowest 16 bits: all pieces that do,
@@ -232,7 +234,7 @@ mod vector {
     use std::arch::asm;
     use std::arch::x86_64::{__m128i, _mm_cvtsi64_si128};
 
-    use super::{BATCH, Bucket, Candidates, Entry, FlowKey, KeyHasher, Matcher, SLOTS, Scalar};
+    use super::{Bucket, Candidates, Entry, FlowKey, KeyHasher, Matcher, SLOTS, Scalar, GROUP};
 
     const _: () = assert!(SLOTS == 7 && size_of::<Bucket>() == 64);
 
@@ -252,7 +254,7 @@ mod vector {
         #[inline(always)]
         fn hash<K: FlowKey, H: KeyHasher>(hasher: H, keys: &[K], hashes: &mut [u64]) {
             if let [first, ..] = keys {
-                let mut canonical = [*first; BATCH];
+                let mut canonical = [*first; GROUP];
                 let canonical = &mut canonical[..keys.len()];
                 K::canonical_batch(keys, canonical);
                 hasher.hash_batch(canonical, hashes);
