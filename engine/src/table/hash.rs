@@ -73,13 +73,6 @@ pub trait KeyHasher: Copy + fmt::Debug + Send + Sync + 'static {
     fn with_key(key: HashKey) -> Self;
     /// The hash of a key: 64 bits, all of them usable.
     fn hash<K: FlowKey>(self, key: &K) -> u64;
-    /// The hashes of many keys; may be written for compilers to make vector code of. Lengths are equal.
-    #[inline(always)]
-    fn hash_batch<K: FlowKey>(self, keys: &[K], hashes: &mut [u64]) {
-        for (hash, key) in hashes.iter_mut().zip(keys) {
-            *hash = self.hash(key);
-        }
-    }
 }
 
 /// SipHash-1-3. See the [module](self).
@@ -114,38 +107,7 @@ fn multiply(a: u64, b: u64) -> (u64, u64) {
     (product as u64, (product >> 64) as u64)
 }
 
-/// [`multiply`] by halves, which vectors can do.
-#[inline(always)]
-fn multiply_in_parts(a: u64, b: u64) -> (u64, u64) {
-    const HALF: u64 = 0xffff_ffff;
-    let (a_low, a_high, b_low, b_high) = (a & HALF, a >> 32, b & HALF, b >> 32);
-    let low = a_low * b_low;
-    let (middle, other) = (a_high * b_low, a_low * b_high);
-    // At most (2^32 - 1) + 2 (2^32 - 1)^2 would overflow; halves of the middle terms do not.
-    let middle = middle + (low >> 32);
-    let carried = (middle & HALF) + other;
-    (
-        carried << 32 | low & HALF,
-        a_high * b_high + (middle >> 32) + (carried >> 32),
-    )
-}
-
 impl Folded {
-    #[inline(always)]
-    fn hash_by<K: FlowKey>(self, key: &K, multiply: impl Fn(u64, u64) -> (u64, u64)) -> u64 {
-        let words = key.words();
-        // A key of more than two words: each further pair goes into the halves of the product so far.
-        let (low, high) = words.as_ref().chunks(2).fold((0, 0), |(low, high), pair| {
-            let (a, b) = (pair[0] ^ low, pair.get(1).unwrap_or(&0) ^ high);
-            multiply(a.wrapping_add(self.0.0), b.wrapping_add(self.0.1))
-        });
-        let (low, high) = multiply(
-            low.wrapping_add(self.0.1 ^ PI[0]),
-            high.wrapping_add(self.0.0 ^ PI[1]),
-        );
-        low ^ high
-    }
-
     /// A step of NH.
     #[inline]
     fn absorb(self, a: u64, b: u64) -> (u64, u64) {
@@ -170,14 +132,12 @@ impl KeyHasher for Folded {
 
     #[inline]
     fn hash<K: FlowKey>(self, key: &K) -> u64 {
-        self.hash_by(key, multiply)
-    }
-
-    #[inline(always)]
-    fn hash_batch<K: FlowKey>(self, keys: &[K], hashes: &mut [u64]) {
-        for (hash, key) in hashes.iter_mut().zip(keys) {
-            *hash = self.hash_by(key, multiply_in_parts);
-        }
+        let words = key.words();
+        // A key of more than two words: each further pair goes into the halves of the product so far.
+        let state = words.as_ref().chunks(2).fold((0, 0), |(low, high), pair| {
+            self.absorb(pair[0] ^ low, pair.get(1).unwrap_or(&0) ^ high)
+        });
+        self.finish(state)
     }
 }
 

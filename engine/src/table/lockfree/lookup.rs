@@ -278,11 +278,14 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
         let mut heads = [head_at(all_heads, 0); BATCH];
         let mut hashes = [0; BATCH];
         // In groups: the first lines are under way while the next keys are hashed.
+        let mut canonical = [keys[0]; GROUP];
         let groups = hashes.chunks_mut(GROUP).zip(heads.chunks_mut(GROUP));
         for ((hashes, heads), keys) in groups.zip(keys.chunks(GROUP)) {
-            S::hash(hasher, keys, hashes);
-            for (head, &hash) in heads.iter_mut().zip(&*hashes).take(keys.len()) {
-                *head = head_at(all_heads, Place::bucket(hash, buckets));
+            S::canonical(keys, &mut canonical);
+            let places = hashes.iter_mut().zip(heads);
+            for ((hash, head), key) in places.zip(&canonical).take(keys.len()) {
+                *hash = hasher.hash(key);
+                *head = head_at(all_heads, Place::bucket(*hash, buckets));
                 prefetch(hint, *head);
             }
         }

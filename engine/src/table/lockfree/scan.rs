@@ -16,7 +16,6 @@
 use super::bucket::{Bucket, SLOTS};
 use super::word::{Pattern, Slot};
 use crate::sync::Ordering;
-use crate::table::hash::KeyHasher;
 use crate::table::key::FlowKey;
 use crate::table::slab::Entry;
 use crate::tuple::Direction;
@@ -184,8 +183,8 @@ impl Candidates {
 
 /// A way to compare the slots of a bucket, and the keys of an entry, with what a lookup wants.
 pub(super) trait Matcher {
-    /// The hashes of canonical keys; at most [`GROUP`] keys, and as many hashes or more.
-    fn hash<K: FlowKey, H: KeyHasher>(hasher: H, keys: &[K], hashes: &mut [u64]);
+    /// The canonical forms of at most [`GROUP`] keys.
+    fn canonical<K: FlowKey>(keys: &[K], canonical: &mut [K; GROUP]);
 
     /// The first `used` slots whose words have the tag of this hash, its lowest 16 bits: all pieces that do,
     /// and perhaps free words.
@@ -201,9 +200,9 @@ pub(super) struct Scalar;
 
 impl Matcher for Scalar {
     #[inline(always)]
-    fn hash<K: FlowKey, H: KeyHasher>(hasher: H, keys: &[K], hashes: &mut [u64]) {
-        for (hash, key) in hashes.iter_mut().zip(keys) {
-            *hash = hasher.hash(&key.canonical().0);
+    fn canonical<K: FlowKey>(keys: &[K], canonical: &mut [K; GROUP]) {
+        for (canonical, key) in canonical.iter_mut().zip(keys) {
+            *canonical = key.canonical().0;
         }
     }
 
@@ -234,7 +233,7 @@ mod vector {
     use std::arch::asm;
     use std::arch::x86_64::{__m128i, _mm_cvtsi64_si128};
 
-    use super::{Bucket, Candidates, Entry, FlowKey, KeyHasher, Matcher, SLOTS, Scalar, GROUP};
+    use super::{Bucket, Candidates, Entry, FlowKey, Matcher, SLOTS, Scalar, GROUP};
 
     const _: () = assert!(SLOTS == 7 && size_of::<Bucket>() == 64);
 
@@ -252,13 +251,8 @@ mod vector {
     impl Matcher for Avx2 {
         /// The compiler's own vector code, in a caller that is compiled for these instructions.
         #[inline(always)]
-        fn hash<K: FlowKey, H: KeyHasher>(hasher: H, keys: &[K], hashes: &mut [u64]) {
-            if let [first, ..] = keys {
-                let mut canonical = [*first; GROUP];
-                let canonical = &mut canonical[..keys.len()];
-                K::canonical_batch(keys, canonical);
-                hasher.hash_batch(canonical, hashes);
-            }
+        fn canonical<K: FlowKey>(keys: &[K], canonical: &mut [K; GROUP]) {
+            K::canonical_batch(keys, canonical);
         }
 
         #[inline(always)]
@@ -334,8 +328,8 @@ mod vector {
 
     impl Matcher for Avx512 {
         #[inline(always)]
-        fn hash<K: FlowKey, H: KeyHasher>(hasher: H, keys: &[K], hashes: &mut [u64]) {
-            Avx2::hash(hasher, keys, hashes);
+        fn canonical<K: FlowKey>(keys: &[K], canonical: &mut [K; GROUP]) {
+            Avx2::canonical(keys, canonical);
         }
 
         #[inline(always)]
