@@ -17,7 +17,6 @@ use clashtrack_engine::status::Status;
 use clashtrack_engine::table::hash::HashKey;
 use clashtrack_engine::table::key::{FlowKey, KeyV4};
 use clashtrack_engine::table::lockfree::LockfreeTable;
-use clashtrack_engine::table::prefetch::{Hint, prefetch};
 use clashtrack_engine::table::slab::EntryId;
 use clashtrack_engine::table::{Confirmed, FlowTable, TableConfig};
 use clashtrack_engine::time::SECOND;
@@ -111,12 +110,7 @@ fn timed_remove(table: &Table, worker: &mut Worker, ids: &[EntryId]) -> u64 {
 fn timed_batches(table: &Table, worker: &mut Worker, keys: &[KeyV4]) -> u64 {
     let mut found: [Option<Status>; BATCH] = [None; BATCH];
     let mut seen = 0;
-    for (number, batch) in keys.chunks(BATCH).enumerate() {
-        // The keys of the batch to come, which a packet path would have at hand.
-        for key in keys.iter().skip((number + 1) * BATCH).take(BATCH).step_by(4) {
-            prefetch(Hint::T0, key);
-        }
-        let keys = batch;
+    for keys in keys.chunks(BATCH) {
         let found = &mut found[..keys.len()];
         table.begin(worker);
         table.status_batch(worker, keys, NOW, found);

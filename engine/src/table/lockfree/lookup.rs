@@ -282,8 +282,8 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
         let groups = hashes.chunks_mut(GROUP).zip(heads.chunks_mut(GROUP));
         for ((hashes, heads), keys) in groups.zip(keys.chunks(GROUP)) {
             S::canonical(keys, &mut canonical);
-            let places = hashes.iter_mut().zip(heads);
-            for ((hash, head), key) in places.zip(&canonical).take(keys.len()) {
+            let places = hashes[..keys.len()].iter_mut().zip(&mut heads[..keys.len()]);
+            for ((hash, head), key) in places.zip(&canonical[..keys.len()]) {
                 *hash = hasher.hash(key);
                 *head = head_at(all_heads, Place::bucket(*hash, buckets));
                 prefetch(hint, *head);
@@ -593,28 +593,25 @@ fn settle<S: Matcher, K: FlowKey, W: Wish<K>>(
     found: &mut [Option<W>],
     others: &mut Marked,
 ) -> u32 {
-    let Flight {
-        keys,
-        entries,
-        slots,
-        ..
-    } = flight;
+    let (first, many) = (part.start, part.len());
+    // Of one length, so that nothing is checked for each key.
+    let keys = &flight.keys[first..][..many];
+    let entries = &flight.entries[first..][..many];
+    let slots = &flight.slots[first..][..many];
+    let found = &mut found[first..][..many];
     let mut count = 0;
-    // Once, not for each key.
-    assert!(part.end <= BATCH && part.end <= keys.len() && part.end <= found.len());
-    for i in part {
+    for i in 0..many {
         found[i] = None;
         if slots[i] == Slot::EMPTY {
             continue;
         }
-        match check_entry::<S, K>(entries[i], slots[i], &keys[i], now) {
-            Some(hit) => {
-                found[i] = Some(W::of(entries[i], hit));
-                count += 1;
-            }
+        let Some(hit) = check_entry::<S, K>(entries[i], slots[i], &keys[i], now) else {
             // Another slot has it, or it is to be removed.
-            None => others.add(i),
-        }
+            others.add(first + i);
+            continue;
+        };
+        found[i] = Some(W::of(entries[i], hit));
+        count += 1;
     }
     count
 }
