@@ -570,7 +570,7 @@ fn entry_at<K: FlowKey>(entries: &[Entry<K>], slot: Slot) -> &Entry<K> {
     debug_assert!(!slot.is_free() && (slot.index() as usize) < entries.len());
     // SAFETY: a word that is not free was made by `Slot::new` from an id of this table's slab,
     // whose numbers are below its size; nobody writes anything else into a slot (I1).
-    unsafe { entries.get_unchecked(slot.index() as usize) }
+    unsafe { slot.entry_in(entries) }
 }
 
 /// A batch between two passes.
@@ -601,17 +601,16 @@ fn settle<S: Matcher, K: FlowKey, W: Wish<K>>(
     let found = &mut found[first..][..many];
     let mut count = 0;
     for i in 0..many {
-        found[i] = None;
-        if slots[i] == Slot::EMPTY {
-            continue;
-        }
-        let Some(hit) = check_entry::<S, K>(entries[i], slots[i], &keys[i], now) else {
+        found[i] = if slots[i] == Slot::EMPTY {
+            None
+        } else if let Some(hit) = check_entry::<S, K>(entries[i], slots[i], &keys[i], now) {
+            count += 1;
+            Some(W::of(entries[i], hit))
+        } else {
             // Another slot has it, or it is to be removed.
             others.add(first + i);
-            continue;
+            None
         };
-        found[i] = Some(W::of(entries[i], hit));
-        count += 1;
     }
     count
 }

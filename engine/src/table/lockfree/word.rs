@@ -153,6 +153,19 @@ impl Slot {
         (self.0 & ((1 << INDEX_BITS) - 1)) as u32 - INDEX_BASE as u32
     }
 
+    /// The element of this number.
+    ///
+    /// # Safety
+    /// The word is a piece, and [`Slot::index`] is below the length of `all`.
+    #[inline(always)]
+    pub(super) unsafe fn entry_in<T>(self, all: &[T]) -> &T {
+        // The base is taken off the address once, not off each number.
+        let base = all.as_ptr().wrapping_sub(INDEX_BASE as usize);
+        let stored = (self.0 & ((1 << INDEX_BITS) - 1)) as usize;
+        // SAFETY: the address of the element, by the caller's promise.
+        unsafe { &*base.wrapping_add(stored) }
+    }
+
     /// The orientations that it stands for; none if it is free.
     #[cfg(all(test, not(any(loom, shuttle))))]
     pub(super) fn covers(self) -> Covers {
