@@ -16,8 +16,8 @@
 //! remove / expiry / early drop ─▶ the one killer gets the entry, tells the world, gives it back with `release`
 //! ```
 //!
-//! A new table goes into a module of its own beside [`mutex`] (or into a crate of its own);
-//! the lock-free one has its room in `table/lockfree/`.
+//! The default is [`lockfree`]; [`mutex`] is the plain reference. A new table goes into a module
+//! of its own beside them, or into a crate of its own.
 
 pub mod hash;
 pub mod key;
@@ -189,6 +189,8 @@ pub struct TableConfig {
     pub capacity: usize,
     /// Hash buckets wanted (`nf_conntrack_buckets`); a table may round or ignore it.
     pub buckets: usize,
+    /// Threads that will work on it at one time; a table may divide itself by it.
+    pub workers: usize,
     /// The secret of the hash.
     pub hash_key: hash::HashKey,
     /// Keep traffic counters.
@@ -202,12 +204,13 @@ pub struct TableConfig {
 }
 
 impl TableConfig {
-    /// As the kernel sizes itself: as many buckets as entries.
+    /// As the kernel sizes itself: as many buckets as entries. For one worker.
     #[must_use]
     pub fn new(capacity: usize, hash_key: hash::HashKey) -> TableConfig {
         TableConfig {
             capacity,
             buckets: capacity,
+            workers: 1,
             hash_key,
             acct: false,
             prefetch: prefetch::Hint::default(),
@@ -229,6 +232,11 @@ pub trait FlowTable<K: FlowKey>: Send + Sync {
     const NAME: &'static str;
     /// What this table promises.
     const GUARANTEES: Guarantees;
+    /// The largest [`TableConfig::capacity`] it can be made with. By default what two nodes an
+    /// entry allow that are numbered in 31 bits.
+    const CAPACITY_MAX: usize = 1 << 30;
+    /// Workers that it can have at one time.
+    const WORKERS_MAX: usize = usize::MAX;
 
     /// Makes a table. Memory is taken here, not on the data path.
     fn new(config: &TableConfig) -> Self

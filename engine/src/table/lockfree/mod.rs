@@ -329,6 +329,9 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> FlowTable<K> for LockfreeTable<K, G,
         lock_free: true,
         bounded_chain: true,
     };
+    /// With the slack, as many entries as a slot can name.
+    const CAPACITY_MAX: usize = ENTRIES_MAX / (SLACK_DIVISOR + 1) * SLACK_DIVISOR;
+    const WORKERS_MAX: usize = epoch::WORKERS_MAX;
 
     /// `config.buckets` is not asked: the number follows from the capacity ([`Layout::for_capacity`]).
     fn new(config: &TableConfig) -> Self {
