@@ -1,8 +1,9 @@
-//! The packed form of a tuple and its zone: what tables hash, compare and store.
+//! The packed form of a tuple and its zone: what tables hash, compare and store. [`KeyV4`] and [`KeyV6`].
 
 use std::fmt;
 use std::hash::Hash;
 
+pub use super::key_v6::KeyV6;
 use super::storage::Zeroed;
 use crate::addr::{Addr, Family};
 use crate::sync::BodyWord;

@@ -21,6 +21,7 @@
 
 pub mod hash;
 pub mod key;
+mod key_v6;
 pub mod lockfree;
 pub mod mutex;
 pub mod prefetch;
