@@ -16,7 +16,7 @@ use crate::status::Status;
 use crate::table::hash::HashKey;
 use crate::table::key::FlowKey;
 use crate::table::slab::EntryId;
-use crate::table::{FlowTable, TableConfig};
+use crate::table::{FlowTable, Hit, TableConfig};
 use crate::time::{Nanos, SECOND};
 use crate::tuple::Direction;
 
@@ -297,6 +297,7 @@ impl<K: FlowKey, T: FlowTable<K>> Run<'_, K, T> {
             seen == expected,
             "a lookup found {seen:?}, and {expected:?} is right"
         );
+        self.look_at_status(name, found.map(|(hit, _)| hit), in_batch)?;
         if let Some((hit, _)) = found {
             require!(
                 !self.table.release(&mut self.worker, hit.id),
@@ -304,6 +305,30 @@ impl<K: FlowKey, T: FlowTable<K>> Run<'_, K, T> {
             );
         }
         self.answer(&seen.map(|(connection, direction, _)| (connection.uid, direction)));
+        Ok(())
+    }
+
+    /// The other way to ask: it must find the same, and hold nothing.
+    fn look_at_status(
+        &mut self,
+        name: Name,
+        found: Option<Hit>,
+        in_batch: bool,
+    ) -> Result<(), Broken> {
+        let key = name.key();
+        let status = if in_batch {
+            let mut statuses = [None];
+            self.table
+                .status_batch(&mut self.worker, &[key], self.now, &mut statuses);
+            statuses[0]
+        } else {
+            self.table.status(&mut self.worker, &key, self.now)
+        };
+        let expected = found.map(|hit| self.table.slab().entry(hit.id).status());
+        require!(
+            status == expected,
+            "the status of {name:?} was given as {status:?}, and {expected:?} is right"
+        );
         Ok(())
     }
 

@@ -283,6 +283,39 @@ pub trait FlowTable<K: FlowKey>: Send + Sync {
         }
     }
 
+    /// The status of the connection that owns `key`, with nothing held afterwards: what a reader
+    /// wants who does nothing else with it. Finds what [`FlowTable::lookup`] finds; a table that
+    /// counts references may do without.
+    fn status(&self, worker: &mut Self::Worker, key: &K, now: Nanos) -> Option<Status> {
+        let hit = self.lookup(worker, key, now)?;
+        let status = self.slab().entry(hit.id).status();
+        self.release(worker, hit.id);
+        Some(status)
+    }
+
+    /// [`FlowTable::status`] of many keys; `statuses[i]` is the answer to `keys[i]`.
+    fn status_batch(
+        &self,
+        worker: &mut Self::Worker,
+        keys: &[K],
+        now: Nanos,
+        statuses: &mut [Option<Status>],
+    ) {
+        const TOGETHER: usize = 64;
+        let mut hits = [None; TOGETHER];
+        for (keys, statuses) in keys.chunks(TOGETHER).zip(statuses.chunks_mut(TOGETHER)) {
+            let hits = &mut hits[..keys.len()];
+            self.lookup_batch(worker, keys, now, hits);
+            for (status, hit) in statuses.iter_mut().zip(hits) {
+                *status = hit.map(|hit| {
+                    let status = self.slab().entry(hit.id).status();
+                    self.release(worker, hit.id);
+                    status
+                });
+            }
+        }
+    }
+
     /// Says that these entries, whose keys are set, will be confirmed soon: a table may ask
     /// for the memory that it will need. Never needed, and changes nothing.
     fn prepare_confirm(&self, _worker: &mut Self::Worker, _ids: &[EntryId]) {}

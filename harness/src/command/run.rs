@@ -499,8 +499,8 @@ fn tuning(plan: &Plan, measured: &Measured) -> String {
         None => "huge pages: this system does not tell".to_owned(),
     };
     format!(
-        "prefetch {}, {} scan, {pages}\n\n",
-        tuning.prefetch, tuning.isa
+        "prefetch {}, {} scan, {pages}, {} allocator\n\n",
+        tuning.prefetch, tuning.isa, tuning.allocator
     )
 }
 

@@ -8,8 +8,9 @@ use std::sync::atomic::AtomicBool;
 use crossbeam_utils::CachePadded;
 
 use clashtrack_engine::stats::ConntrackStats;
+use clashtrack_engine::status::Status;
+use clashtrack_engine::table::FlowTable;
 use clashtrack_engine::table::key::KeyV4;
-use clashtrack_engine::table::{FlowTable, Hit};
 
 use super::anomaly::Anomalies;
 use super::case::{Case, Kind};
@@ -39,7 +40,7 @@ struct Looker<W> {
     hand: Hand<W>,
     /// Where in the keys it goes on.
     next: usize,
-    found: Vec<Option<Hit>>,
+    found: Vec<Option<Status>>,
 }
 
 /// What a worker saw in a round.
@@ -155,13 +156,12 @@ impl<W> Looker<W> {
             self.next = if end == keys.len() { 0 } else { end };
             let found = &mut self.found[..asked.len()];
             table.begin(&mut self.hand.worker);
-            table.lookup_batch(&mut self.hand.worker, asked, NOW, found);
-            for hit in found.iter().flatten() {
-                seen.hits += 1;
-                seen.statuses += u64::from(table.slab().entry(hit.id).status().bits());
-                table.release(&mut self.hand.worker, hit.id);
-            }
+            table.status_batch(&mut self.hand.worker, asked, NOW, found);
             table.end(&mut self.hand.worker);
+            for status in found.iter().flatten() {
+                seen.hits += 1;
+                seen.statuses += u64::from(status.bits());
+            }
             seen.lookups += asked.len() as u64;
         }
         seen
@@ -186,12 +186,10 @@ impl<W> Looker<W> {
             for at in self.next..end {
                 let key = &keys[at + waits_for];
                 table.begin(&mut self.hand.worker);
-                if let Some(hit) = table.lookup(&mut self.hand.worker, key, NOW) {
-                    let status = table.slab().entry(hit.id).status().bits();
+                if let Some(status) = table.status(&mut self.hand.worker, key, NOW) {
                     seen.hits += 1;
-                    seen.statuses += u64::from(status);
-                    waits_for = status as usize & never;
-                    table.release(&mut self.hand.worker, hit.id);
+                    seen.statuses += u64::from(status.bits());
+                    waits_for = status.bits() as usize & never;
                 }
                 table.end(&mut self.hand.worker);
             }
