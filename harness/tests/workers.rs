@@ -309,4 +309,8 @@ macro_rules! workers_share_an_engine {
     };
 }
 
-workers_share_an_engine!(lockfree = LockfreeTable, striped = StripedTable, mutex = MutexTable);
+workers_share_an_engine!(
+    lockfree = LockfreeTable,
+    striped = StripedTable,
+    mutex = MutexTable
+);
