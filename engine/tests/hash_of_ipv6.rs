@@ -174,7 +174,8 @@ fn regular_keys_spread_over_buckets_and_tags_like_random_ones() {
     const KEYS: u32 = 1 << 16;
     const NETWORK: u128 = 0x2001_0db8 << 96;
     const SERVER: u128 = NETWORK | 0xffff << 64 | 1;
-    let kinds: [(&str, fn(u32) -> KeyV6); 5] = [
+    type Kind = (&'static str, fn(u32) -> KeyV6);
+    let kinds: [Kind; 5] = [
         ("hosts", |i| {
             key(NETWORK | u128::from(i), SERVER, 40_000 << 16 | 443)
         }),
