@@ -386,10 +386,18 @@ impl<K: FlowKey, T: FlowTable<K>> Run<'_, K, T> {
     fn wait(&mut self, time: Nanos) -> Result<(), Broken> {
         self.now += time;
         for name in self.model.names() {
+            let live = self.model.find(name);
+            // Whichever is asked first meets what has expired.
+            if name.number.is_multiple_of(2) {
+                let status = self.table.status(&mut self.worker, &name.key(), self.now);
+                require!(
+                    status.is_none() || live.is_some_and(|(c, _)| c.deadline > self.now),
+                    "the status {status:?} of {name:?} was given when its time was up"
+                );
+            }
             let found = calls::look::<K, T>(self.table, &mut self.worker, name, self.now, false)?;
             if let Some((hit, uid)) = found {
                 self.table.release(&mut self.worker, hit.id);
-                let live = self.model.find(name);
                 require!(
                     live.is_some_and(|(c, _)| c.uid == uid && c.deadline > self.now),
                     "connection {uid} was found when its time was up"
