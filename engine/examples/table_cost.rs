@@ -1,13 +1,15 @@
 //! What one operation of the lock-free table costs: time, and (under callgrind) instructions.
 //!
 //! ```text
-//! cargo run --release -p clashtrack-engine --example table_cost -- WORKLOAD CONNECTIONS OPERATIONS
+//! cargo run --release -p clashtrack-engine --example table_cost -- WORKLOAD CONNECTIONS OPERATIONS [FAMILY]
 //! WORKLOAD   hit | miss | hit1 | connect | remove
+//! FAMILY     4 | 6
 //! ```
 //! Instructions: run it twice under `valgrind --tool=callgrind --toggle-collect='*timed*'`,
 //! which counts the timed loop alone; divide by the operations.
 
 use std::hint::black_box;
+use std::net::Ipv6Addr;
 use std::time::Instant;
 
 use clashtrack_engine::addr::{Addr, Family};
@@ -15,15 +17,15 @@ use clashtrack_engine::clash::KernelClashPolicy;
 use clashtrack_engine::random::WorkerRng;
 use clashtrack_engine::status::Status;
 use clashtrack_engine::table::hash::HashKey;
-use clashtrack_engine::table::key::{FlowKey, KeyV4};
-use clashtrack_engine::table::lockfree::LockfreeTable;
+use clashtrack_engine::table::key::{FlowKey, KeyV4, KeyV6};
+use clashtrack_engine::table::lockfree::{LockfreeTable, LockfreeWorker};
 use clashtrack_engine::table::slab::EntryId;
 use clashtrack_engine::table::{Confirmed, FlowTable, TableConfig};
 use clashtrack_engine::time::SECOND;
 use clashtrack_engine::tuple::{Protocol, Tuple};
 
-type Table = LockfreeTable<KeyV4>;
-type Worker = <Table as FlowTable<KeyV4>>::Worker;
+type Table<K> = LockfreeTable<K>;
+type Worker = LockfreeWorker;
 
 const BATCH: usize = 64;
 const CONNECT_BATCH: usize = 32;
@@ -31,26 +33,36 @@ const NOW: u64 = SECOND;
 const LONG: u64 = 432_000 * SECOND;
 
 /// Original and reply key of connection `n`, behind source NAT.
-fn pair(n: u32, generation: u16) -> (KeyV4, KeyV4) {
+fn pair<K: FlowKey>(n: u32, generation: u16) -> (K, K) {
+    let address = |number: u32| match K::FAMILY {
+        Family::Ipv4 => Addr::from_u32(number),
+        // 2001:db8::/32, of the documentation networks (RFC 3849).
+        Family::Ipv6 => Addr::v6(Ipv6Addr::from_bits(0x2001_0db8 << 96 | u128::from(number))),
+    };
     let original = Tuple {
-        src: Addr::from_u32(0x0a00_0000 | n >> 8),
-        dst: Addr::from_u32(0xc633_6400 | n & 7),
+        src: address(0x0a00_0000 | n >> 8),
+        dst: address(0xc633_6400 | n & 7),
         src_key: (n & 0xff) as u16 * 131 + 1024,
         dst_key: 443 + generation,
-        family: Family::Ipv4,
+        family: K::FAMILY,
         protocol: Protocol::TCP,
     };
     let reply = Tuple {
         src: original.dst,
-        dst: Addr::from_u32(0xcb00_7100 | n >> 16),
+        dst: address(0xcb00_7100 | n >> 16),
         src_key: original.dst_key,
         dst_key: n as u16,
         ..original
     };
-    (KeyV4::pack(&original, 0), KeyV4::pack(&reply, 0))
+    (K::pack(&original, 0), K::pack(&reply, 0))
 }
 
-fn connect(table: &Table, worker: &mut Worker, pairs: &[(KeyV4, KeyV4)], ids: &mut Vec<EntryId>) {
+fn connect<K: FlowKey>(
+    table: &Table<K>,
+    worker: &mut Worker,
+    pairs: &[(K, K)],
+    ids: &mut Vec<EntryId>,
+) {
     let mut batch = [EntryId {
         index: 0,
         generation: 0,
@@ -81,10 +93,10 @@ fn connect(table: &Table, worker: &mut Worker, pairs: &[(KeyV4, KeyV4)], ids: &m
 }
 
 #[inline(never)]
-fn timed_connect(
-    table: &Table,
+fn timed_connect<K: FlowKey>(
+    table: &Table<K>,
     worker: &mut Worker,
-    pairs: &[(KeyV4, KeyV4)],
+    pairs: &[(K, K)],
     ids: &mut Vec<EntryId>,
 ) -> u64 {
     connect(table, worker, pairs, ids);
@@ -92,7 +104,7 @@ fn timed_connect(
 }
 
 #[inline(never)]
-fn timed_remove(table: &Table, worker: &mut Worker, ids: &[EntryId]) -> u64 {
+fn timed_remove<K: FlowKey>(table: &Table<K>, worker: &mut Worker, ids: &[EntryId]) -> u64 {
     let mut removed = 0;
     for batch in ids.chunks(CONNECT_BATCH) {
         table.begin(worker);
@@ -107,7 +119,7 @@ fn timed_remove(table: &Table, worker: &mut Worker, ids: &[EntryId]) -> u64 {
 }
 
 #[inline(never)]
-fn timed_batches(table: &Table, worker: &mut Worker, keys: &[KeyV4]) -> u64 {
+fn timed_batches<K: FlowKey>(table: &Table<K>, worker: &mut Worker, keys: &[K]) -> u64 {
     let mut found: [Option<Status>; BATCH] = [None; BATCH];
     let mut seen = 0;
     for keys in keys.chunks(BATCH) {
@@ -124,7 +136,7 @@ fn timed_batches(table: &Table, worker: &mut Worker, keys: &[KeyV4]) -> u64 {
 }
 
 #[inline(never)]
-fn timed_single(table: &Table, worker: &mut Worker, keys: &[KeyV4]) -> u64 {
+fn timed_single<K: FlowKey>(table: &Table<K>, worker: &mut Worker, keys: &[K]) -> u64 {
     let never = black_box(0usize);
     let (mut seen, mut waits_for) = (0, 0);
     for i in 0..keys.len() {
@@ -151,6 +163,13 @@ fn resident_bytes() -> u64 {
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.get(3).map(String::as_str) {
+        Some("6") => measure::<KeyV6>(&arguments),
+        _ => measure::<KeyV4>(&arguments),
+    }
+}
+
+fn measure<K: FlowKey>(arguments: &[String]) {
     let number = |at: usize, otherwise: usize| {
         arguments
             .get(at)
@@ -161,14 +180,14 @@ fn main() {
     let (connections, operations) = (number(1, 1_000_000), number(2, 2_000_000));
     let mut rng = WorkerRng::new(5, 0);
     let config = TableConfig::new(connections, HashKey(rng.next_u64(), rng.next_u64()));
-    let table = Table::new(&config);
+    let table = Table::<K>::new(&config);
     let mut worker = table.worker();
-    let mut pairs: Vec<_> = (0..connections as u32).map(|n| pair(n, 0)).collect();
-    let others: Vec<_> = (0..connections as u32).map(|n| pair(n, 1)).collect();
+    let mut pairs: Vec<(K, K)> = (0..connections as u32).map(|n| pair(n, 0)).collect();
+    let others: Vec<(K, K)> = (0..connections as u32).map(|n| pair(n, 1)).collect();
     for i in (1..pairs.len()).rev() {
         pairs.swap(i, rng.next_u32() as usize % (i + 1));
     }
-    let keys: Vec<KeyV4> = (0..operations)
+    let keys: Vec<K> = (0..operations)
         .map(|_| {
             let of = if workload == "miss" { &others } else { &pairs };
             let (original, reply) = of[rng.next_u32() as usize % of.len()];

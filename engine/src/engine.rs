@@ -48,6 +48,16 @@ pub enum EngineError {
         /// Workers that the engine was made for.
         made_for: usize,
     },
+    /// More workers than the table has places for.
+    #[error("a {table} table has places for {max} workers, not for {wanted}: lower `workers`")]
+    TooManyWorkers {
+        /// The table.
+        table: &'static str,
+        /// The workers wanted.
+        wanted: usize,
+        /// The most it can have.
+        max: usize,
+    },
     /// The table cannot hold what the limit allows.
     #[error(
         "nf_conntrack_max is {max}, but the table has room for {capacity} entries: lower the one or raise the other"
@@ -58,19 +68,19 @@ pub enum EngineError {
         /// The table's entries.
         capacity: usize,
     },
-    /// More entries than any table can number.
+    /// More entries than the table can number.
     #[error(
-        "a table of {capacity} entries is too large, {} is the most: lower nf_conntrack_max",
-        ENTRIES_MAX
+        "a {table} table of {capacity} entries is too large, {max} is the most: lower nf_conntrack_max"
     )]
     CapacityTooLarge {
+        /// The table.
+        table: &'static str,
         /// The entries wanted.
         capacity: usize,
+        /// The most it can have.
+        max: usize,
     },
 }
-
-/// Entries of a table at most: the kernel's algorithm numbers two nodes an entry in 31 bits.
-pub const ENTRIES_MAX: usize = 1 << 30;
 
 /// What an [`Engine`] is made of.
 #[derive(Clone, Debug)]
@@ -144,11 +154,18 @@ impl<T: FlowTable<KeyV4>> Engine<T> {
     /// Makes an engine with an empty table.
     ///
     /// # Errors
-    /// [`EngineError::NoWorkers`], [`EngineError::LimitAboveCapacity`],
-    /// [`EngineError::CapacityTooLarge`].
+    /// [`EngineError::NoWorkers`], [`EngineError::TooManyWorkers`],
+    /// [`EngineError::LimitAboveCapacity`], [`EngineError::CapacityTooLarge`].
     pub fn new(config: EngineConfig) -> Result<Engine<T>, EngineError> {
         if config.workers == 0 {
             return Err(EngineError::NoWorkers);
+        }
+        if config.workers > T::WORKERS_MAX {
+            return Err(EngineError::TooManyWorkers {
+                table: T::NAME,
+                wanted: config.workers,
+                max: T::WORKERS_MAX,
+            });
         }
         let (max, capacity) = (config.sysctls.max, config.table.capacity);
         if max > capacity {
@@ -157,8 +174,13 @@ impl<T: FlowTable<KeyV4>> Engine<T> {
         // Numbers that lie in workers' caches are nobody's entries.
         let mut table = config.table.clone();
         table.capacity = capacity.saturating_add(config.workers.saturating_mul(CACHE_MAX));
-        if table.capacity > ENTRIES_MAX {
-            return Err(EngineError::CapacityTooLarge { capacity });
+        table.workers = config.workers;
+        if table.capacity > T::CAPACITY_MAX {
+            return Err(EngineError::CapacityTooLarge {
+                table: T::NAME,
+                capacity: table.capacity,
+                max: T::CAPACITY_MAX,
+            });
         }
         Ok(Engine {
             table: T::new(&table),

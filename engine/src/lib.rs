@@ -9,7 +9,7 @@
 //! ```text
 //!  rx batch (≤ 64)                                        one worker, pinned to one core, no shared state of its own
 //!    │ parse              packet bytes → tuple, L4 facts                                packet
-//!    │ lookup (batched)   hash all, then compare                                        table
+//!    │ lookup (batched)   hash all, ask for buckets, then entries, then compare         table
 //!    │ conntrack in       found: ctinfo, else: a new unconfirmed entry, worker-local    conntrack
 //!    │ track              the protocol's state machine, timeouts                        proto
 //!    │ nat                first packet: a unique reply tuple; every packet: rewrite     nat
@@ -38,6 +38,7 @@
 //! - [`conntrack`]: finds the packet's connection, or begins one that nobody else sees.
 //! - [`table`]: where a connection is found by either of its keys, and the step that puts it there. The
 //!   [`FlowTable`](table::FlowTable) trait is the contract; it is usable alone by those who want only a table.
+//!   [`table::lockfree`] is the table to use, [`table::mutex`] the plain one that it is checked against.
 //! - [`proto`]: one tracker a protocol: states, timeouts, what is invalid.
 //! - [`nat`]: ranges, the search for a unique tuple, rewriting there and back.
 //! - [`confirm`], [`clash`]: the unconfirmed connection is raced into the table; what becomes of the loser.
@@ -58,11 +59,11 @@
 //! use clashtrack_engine::engine::{Engine, EngineConfig};
 //! use clashtrack_engine::packet::{Origin, Packet, Verdict};
 //! use clashtrack_engine::table::key::KeyV4;
-//! use clashtrack_engine::table::mutex::MutexTable;
+//! use clashtrack_engine::table::lockfree::LockfreeTable;
 //! use clashtrack_engine::time::SECOND;
 //!
 //! let config = EngineConfig::new(Sysctls::default(), 1);
-//! let engine: Engine<MutexTable<KeyV4>> = Engine::new(config)?;
+//! let engine: Engine<LockfreeTable<KeyV4>> = Engine::new(config)?;
 //! let mut worker = engine.worker()?;
 //!
 //! // An IPv4 packet of this host to itself: UDP, 127.0.0.1:1000 to 127.0.0.1:53, no payload.

@@ -123,7 +123,8 @@ impl<T: FlowTable<KeyV4>> Worker<'_, T> {
     /// Sends a packet on its way, but only as far as `stop`. The journey to [`resume`](Worker::resume)
     /// it with, or `None` when it ended before (its verdict is set).
     ///
-    /// A parked packet holds its connection; one that is never resumed never gives it back.
+    /// A parked packet holds its connection; one that is never resumed never gives it back. It is
+    /// resumed by the worker that parked it: that one answers to the table for what it holds.
     pub fn park(&mut self, packet: &mut Packet<'_>, stop: Stop, now: Nanos) -> Option<Journey> {
         self.engine.table.begin(&mut self.table);
         let mut journey = Journey::start(packet, &self.engine.host);
@@ -132,7 +133,7 @@ impl<T: FlowTable<KeyV4>> Worker<'_, T> {
         (!done).then_some(journey)
     }
 
-    /// Sends a parked packet on to the end of its path.
+    /// Sends a packet that this worker parked on to the end of its path.
     pub fn resume(&mut self, packet: &mut Packet<'_>, mut journey: Journey, now: Nanos) {
         self.engine.table.begin(&mut self.table);
         self.travel(packet, &mut journey, &mut None, None, now);

@@ -10,7 +10,7 @@
 use std::net::Ipv4Addr;
 
 use clashtrack_engine::config::{KernelVersion, Sysctls};
-use clashtrack_engine::engine::{ENTRIES_MAX, Engine, EngineConfig, EngineError, Worker};
+use clashtrack_engine::engine::{Engine, EngineConfig, EngineError, Worker};
 use clashtrack_engine::event::{Event, EventMask, Snapshot};
 use clashtrack_engine::expire::GcState;
 use clashtrack_engine::hook::HOOKS;
@@ -26,13 +26,13 @@ use clashtrack_engine::rules::{
 use clashtrack_engine::table::FlowTable;
 use clashtrack_engine::table::hash::HashKey;
 use clashtrack_engine::table::key::KeyV4;
-use clashtrack_engine::table::mutex::MutexTable;
+use clashtrack_engine::table::lockfree::LockfreeTable;
 use clashtrack_engine::table::slab::Life;
 use clashtrack_engine::time::{Nanos, SECOND};
 use clashtrack_engine::tuple::Protocol;
 use clashtrack_engine::zone::{Zone, ZoneDirections};
 
-type Table = MutexTable<KeyV4>;
+type Table = LockfreeTable<KeyV4>;
 
 /// Hosts on both sides, the gateway's own addresses, loopback, and a few that no route knows.
 const HOSTS: [[u8; 4]; 9] = [
@@ -425,6 +425,13 @@ fn check_events(events: &[Event], seed: u64) {
     }
 }
 
+/// The events since the last call, which must be made before another worker does something.
+fn take_all(workers: &mut [Worker<'_, Table>], events: &mut Vec<Event>) {
+    for worker in workers {
+        events.append(&mut worker.take_events());
+    }
+}
+
 /// One engine, three workers, some hundred packets.
 fn drive(seed: u64) {
     let mut draw = Draw::new(seed);
@@ -434,7 +441,8 @@ fn drive(seed: u64) {
     let (mut sent, mut events, mut parked) = (0, Vec::new(), Vec::new());
     for _ in 0..40 {
         now += draw.of(&[0, 1, SECOND / 3, 3 * SECOND, 200 * SECOND]);
-        let worker = &mut workers[draw.below(3)];
+        let number = draw.below(3);
+        let worker = &mut workers[number];
         let mut bytes: Vec<_> = (0..draw.of(&[1, 1, 5, 70]))
             .map(|_| draw.packet())
             .collect();
@@ -456,29 +464,33 @@ fn drive(seed: u64) {
             let mut packet = Packet::new(bytes, draw.origin());
             sent += 1;
             if let Some(journey) = worker.park(&mut packet, stop, now) {
-                parked.push((packet, journey));
+                parked.push((packet, journey, number));
             }
         }
         if draw.one_in(4)
-            && let Some((packet, _)) = parked.last()
+            && let Some((packet, _, _)) = parked.last()
         {
             worker.mark_dying(packet, now);
         }
         if draw.one_in(2)
-            && let Some((mut packet, journey)) = parked.pop()
+            && let Some((mut packet, journey, whose)) = parked.pop()
         {
-            worker.resume(&mut packet, journey, now);
+            take_all(&mut workers, &mut events);
+            workers[whose].resume(&mut packet, journey, now);
         }
+        take_all(&mut workers, &mut events);
         if draw.one_in(8) {
-            worker.gc(&mut GcState::default(), draw.of(&[1, 100, usize::MAX]), now);
+            let budget = draw.of(&[1, 100, usize::MAX]);
+            workers[number].gc(&mut GcState::default(), budget, now);
         }
-        events.append(&mut worker.take_events());
+        take_all(&mut workers, &mut events);
         assert_eq!(engine.count(), entries_in_use(&engine), "seed {seed}");
         let underway = parked.len() as u64;
         assert_eq!(fates_in_all(&engine), sent - underway, "seed {seed}");
     }
-    for (mut packet, journey) in parked.drain(..) {
-        workers[0].resume(&mut packet, journey, now);
+    for (mut packet, journey, whose) in parked.drain(..) {
+        workers[whose].resume(&mut packet, journey, now);
+        take_all(&mut workers, &mut events);
     }
     assert_no_key_has_two_owners(&engine, now, seed);
     collect_all(&mut workers[1], Nanos::MAX);
@@ -488,9 +500,7 @@ fn drive(seed: u64) {
         "seed {seed}"
     );
     assert_eq!(fates_in_all(&engine), sent, "seed {seed}");
-    workers
-        .iter_mut()
-        .for_each(|w| events.append(&mut w.take_events()));
+    take_all(&mut workers, &mut events);
     check_events(&events, seed);
 }
 
@@ -544,7 +554,7 @@ fn a_packet_that_is_sent_through_again_gives_its_connection_back_once() {
 
 #[test]
 fn a_limit_that_no_table_can_hold_is_an_error() {
-    for max in [ENTRIES_MAX, 1 << 40, usize::MAX] {
+    for max in [Table::CAPACITY_MAX, 1 << 40, usize::MAX] {
         let sysctls = Sysctls {
             max,
             ..Sysctls::default()
@@ -552,6 +562,28 @@ fn a_limit_that_no_table_can_hold_is_an_error() {
         let error = Engine::<Table>::new(EngineConfig::new(sysctls, 1)).unwrap_err();
         assert!(matches!(error, EngineError::CapacityTooLarge { .. }));
     }
+}
+
+#[test]
+fn more_workers_than_the_table_has_places_for_are_an_error() {
+    let engine = |workers| {
+        let sysctls = Sysctls {
+            max: 1000,
+            ..Sysctls::default()
+        };
+        let config = EngineConfig {
+            workers,
+            ..EngineConfig::new(sysctls, 1)
+        };
+        Engine::<Table>::new(config)
+    };
+    let most = engine(Table::WORKERS_MAX).unwrap();
+    let workers: Vec<_> = (0..Table::WORKERS_MAX)
+        .map(|_| most.worker().unwrap())
+        .collect();
+    assert_eq!(workers.len(), Table::WORKERS_MAX);
+    let error = engine(Table::WORKERS_MAX + 1).unwrap_err();
+    assert!(matches!(error, EngineError::TooManyWorkers { .. }));
 }
 
 #[test]

@@ -269,7 +269,7 @@ fn bad_use_exits_with_2_and_says_how_to_mend_it() {
     for (words, said) in [
         (
             &["run", "clash", "--workers", "0"][..],
-            "--workers: 0 is out of range; write a number from 1 to 1024",
+            "--workers: 0 is out of range; write a number from 1 to 1000",
         ),
         (
             &["run", "clash", "--table", "btree"],

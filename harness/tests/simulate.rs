@@ -199,6 +199,22 @@ fn random_fully_lets_all_through_where_ports_are_plenty() {
     assert_eq!(value["tcpext"]["TCPTimeouts"], 0);
 }
 
+/// A table for one connection, and one that all its workers share: entries that wait to be reused, or lie at the hand
+/// of an idle worker, are nobody's lack.
+#[test]
+fn as_many_connections_as_fit_are_established_whether_one_cpu_has_them_or_each_has_its_own() {
+    for [connections, cpus] in [["1", "1"], ["1", "1024"], ["1024", "1024"], ["3000", "7"]] {
+        let words = ["--connections", connections, "--cpus", cpus];
+        let value = json(&[&["--connect", "127.0.0.1:8080"], &words[..]].concat());
+        let established = how_many(&value, "established");
+        assert_eq!(established.to_string(), connections, "{cpus} CPUs");
+        let drops: u64 = (0..cpus.parse().unwrap())
+            .map(|cpu| losses(&value, cpu).2)
+            .sum();
+        assert_eq!(drops, 0, "{connections} connections, {cpus} CPUs");
+    }
+}
+
 #[test]
 fn masquerade_out_of_lo_takes_the_address_of_eth0() {
     let rule = "-t nat -A POSTROUTING -o lo -p tcp -j MASQUERADE";

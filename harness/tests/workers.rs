@@ -24,6 +24,7 @@ use clashtrack_engine::rules::{RuleMatch, Ruleset};
 use clashtrack_engine::status::Status;
 use clashtrack_engine::table::FlowTable;
 use clashtrack_engine::table::key::{FlowKey, KeyV4};
+use clashtrack_engine::table::lockfree::LockfreeTable;
 use clashtrack_engine::table::mutex::MutexTable;
 use clashtrack_engine::table::slab::Life;
 use clashtrack_engine::time::{Nanos, SECOND};
@@ -283,7 +284,7 @@ fn run<T: FlowTable<KeyV4>>(max: usize, rules: Ruleset) {
     check_events(&events);
 }
 
-/// The same body on both tables, with room for all, with room for few, and without NAT.
+/// The same body on each table, with room for all, with room for few, and without NAT.
 macro_rules! workers_share_an_engine {
     ($($name:ident = $table:ident),*) => {
         $(mod $name {
@@ -308,4 +309,8 @@ macro_rules! workers_share_an_engine {
     };
 }
 
-workers_share_an_engine!(striped = StripedTable, mutex = MutexTable);
+workers_share_an_engine!(
+    lockfree = LockfreeTable,
+    striped = StripedTable,
+    mutex = MutexTable
+);

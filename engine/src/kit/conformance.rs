@@ -16,7 +16,7 @@ use crate::status::Status;
 use crate::table::hash::HashKey;
 use crate::table::key::FlowKey;
 use crate::table::slab::EntryId;
-use crate::table::{FlowTable, TableConfig};
+use crate::table::{FlowTable, Hit, TableConfig};
 use crate::time::{Nanos, SECOND};
 use crate::tuple::Direction;
 
@@ -297,6 +297,7 @@ impl<K: FlowKey, T: FlowTable<K>> Run<'_, K, T> {
             seen == expected,
             "a lookup found {seen:?}, and {expected:?} is right"
         );
+        self.look_at_status(name, found.map(|(hit, _)| hit), in_batch)?;
         if let Some((hit, _)) = found {
             require!(
                 !self.table.release(&mut self.worker, hit.id),
@@ -304,6 +305,30 @@ impl<K: FlowKey, T: FlowTable<K>> Run<'_, K, T> {
             );
         }
         self.answer(&seen.map(|(connection, direction, _)| (connection.uid, direction)));
+        Ok(())
+    }
+
+    /// The other way to ask: it must find the same, and hold nothing.
+    fn look_at_status(
+        &mut self,
+        name: Name,
+        found: Option<Hit>,
+        in_batch: bool,
+    ) -> Result<(), Broken> {
+        let key = name.key();
+        let status = if in_batch {
+            let mut statuses = [None];
+            self.table
+                .status_batch(&mut self.worker, &[key], self.now, &mut statuses);
+            statuses[0]
+        } else {
+            self.table.status(&mut self.worker, &key, self.now)
+        };
+        let expected = found.map(|hit| self.table.slab().entry(hit.id).status());
+        require!(
+            status == expected,
+            "the status of {name:?} was given as {status:?}, and {expected:?} is right"
+        );
         Ok(())
     }
 
@@ -361,10 +386,18 @@ impl<K: FlowKey, T: FlowTable<K>> Run<'_, K, T> {
     fn wait(&mut self, time: Nanos) -> Result<(), Broken> {
         self.now += time;
         for name in self.model.names() {
+            let live = self.model.find(name);
+            // Whichever is asked first meets what has expired.
+            if name.number.is_multiple_of(2) {
+                let status = self.table.status(&mut self.worker, &name.key(), self.now);
+                require!(
+                    status.is_none() || live.is_some_and(|(c, _)| c.deadline > self.now),
+                    "the status {status:?} of {name:?} was given when its time was up"
+                );
+            }
             let found = calls::look::<K, T>(self.table, &mut self.worker, name, self.now, false)?;
             if let Some((hit, uid)) = found {
                 self.table.release(&mut self.worker, hit.id);
-                let live = self.model.find(name);
                 require!(
                     live.is_some_and(|(c, _)| c.uid == uid && c.deadline > self.now),
                     "connection {uid} was found when its time was up"

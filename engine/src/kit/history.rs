@@ -11,7 +11,7 @@ use crossbeam_utils::CachePadded;
 
 use super::calls::{self, Always, Outcome, Uid, Witness};
 use super::crew::{Meeting, Stop, crew};
-use super::linearize::{Event, Map, NUMBERS, Step, apply, describe, explain};
+use super::linearize::{Event, Map, Step, TUPLES, apply, describe, explain, tuple_of};
 use super::name::Name;
 use super::{Broken, Options, Removal, Violation, require};
 use crate::random::WorkerRng;
@@ -167,7 +167,7 @@ impl<K: FlowKey, T: FlowTable<K>> Recorder<'_, K, T> {
     fn name(&mut self) -> Name {
         Name {
             inverse: self.rng.below(2) == 0,
-            ..Name::udp(self.rng.below(u32::from(NUMBERS)) as u16)
+            ..tuple_of(self.rng.below(u32::from(TUPLES)) as u16)
         }
     }
 
@@ -307,8 +307,8 @@ impl<K: FlowKey, T: FlowTable<K>> Recorder<'_, K, T> {
             .map(|events| std::mem::take(&mut *locked(events)))
             .collect();
         let ends: Vec<usize> = threads.iter().map(Vec::len).collect();
-        for name in (0..NUMBERS).flat_map(|number| {
-            let name = Name::udp(number);
+        for name in (0..TUPLES).flat_map(|number| {
+            let name = tuple_of(number);
             [name, name.answer()]
         }) {
             let found = calls::look::<K, T>(self.shared.table, &mut self.worker, name, NOW, false)?;

@@ -43,9 +43,22 @@ pub(crate) struct Event {
     pub(crate) after: Vec<usize>,
 }
 
-/// Keys of a history.
-pub(crate) const NUMBERS: u16 = 3;
-const KEYS: usize = 2 * NUMBERS as usize;
+/// Tuples of a history, each with its inverse: two keys.
+pub(crate) const TUPLES: u16 = 3;
+const KEYS: usize = 2 * TUPLES as usize;
+
+/// One of them. The last is the first one's addresses and ports in another zone.
+pub(crate) fn tuple_of(number: u16) -> Name {
+    match number {
+        IN_ZONE => Name {
+            zone: 1,
+            ..Name::udp(0)
+        },
+        number => Name::udp(number),
+    }
+}
+
+const IN_ZONE: u16 = TUPLES - 1;
 
 /// Whose each key is; 0 is nobody's.
 pub(crate) type Map = [Uid; KEYS];
@@ -55,8 +68,14 @@ pub(crate) type Map = [Uid; KEYS];
 const CLAIMED: Uid = 1 << 31;
 
 fn index(name: Name) -> usize {
-    debug_assert!(name.number < NUMBERS && !name.tcp && name.zone == 0);
-    2 * usize::from(name.number) + usize::from(name.inverse)
+    let number = if name.zone == 0 { name.number } else { IN_ZONE };
+    debug_assert!(
+        name == Name {
+            inverse: name.inverse,
+            ..tuple_of(number)
+        }
+    );
+    2 * usize::from(number) + usize::from(name.inverse)
 }
 
 /// The map after a step with that answer; `None` if the answer is wrong.
@@ -179,7 +198,7 @@ pub(crate) fn describe(map: Map, threads: &[Vec<Event>], unexplained: &Unexplain
     for (at, uid) in map.iter().enumerate().filter(|(_, uid)| **uid != 0) {
         let name = Name {
             inverse: at % 2 == 1,
-            ..Name::udp((at / 2) as u16)
+            ..tuple_of((at / 2) as u16)
         };
         let _ = writeln!(text, "    {name:?} is connection {uid}'s");
     }

@@ -16,10 +16,10 @@
 //! use clashtrack_engine::kit::{self, NonAtomic, Options};
 //! use clashtrack_engine::table::FlowTable;
 //! use clashtrack_engine::table::key::KeyV4;
-//! use clashtrack_engine::table::mutex::MutexTable;
+//! use clashtrack_engine::table::lockfree::LockfreeTable;
 //!
 //! let few = Options { cases: 8, rounds: 4, histories: 50, ..Options::default() };
-//! kit::check::<KeyV4, _>(&few, MutexTable::new)?;
+//! kit::check::<KeyV4, _>(&few, LockfreeTable::<KeyV4>::new)?;
 //! // A table that inserts one key after the other is found out.
 //! assert!(kit::linearizability::<KeyV4, _>(&Options::default(), NonAtomic::new).is_err());
 //! # Ok::<(), kit::Violation>(())

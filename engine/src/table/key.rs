@@ -1,9 +1,10 @@
-//! The packed form of a tuple and its zone: what tables hash, compare and store.
+//! The packed form of a tuple and its zone: what tables hash, compare and store. [`KeyV4`] and [`KeyV6`].
 
 use std::fmt;
 use std::hash::Hash;
 use std::hint::select_unpredictable;
 
+pub use super::key_v6::KeyV6;
 use super::storage::Zeroed;
 use crate::addr::{Addr, Family};
 use crate::sync::BodyWord;
@@ -150,7 +151,8 @@ impl FlowKey for KeyV4 {
             let [addresses, rest] = key.words;
             perhaps_icmp |= PERHAPS_ICMP >> (rest >> 8 & 63) & 1;
             let addresses_back = addresses >> 32 | addresses << 32;
-            let rest_back = (rest >> 16 & 0xffff << 32) | (rest << 16 & 0xffff << 48) | rest as u32 as u64;
+            let rest_back =
+                (rest >> 16 & 0xffff << 32) | (rest << 16 & 0xffff << 48) | rest as u32 as u64;
             let is_less =
                 (addresses_back < addresses) | ((addresses_back == addresses) & (rest_back < rest));
             let mask = u64::from(is_less).wrapping_neg();

@@ -16,11 +16,12 @@
 //! remove / expiry / early drop ─▶ the one killer gets the entry, tells the world, gives it back with `release`
 //! ```
 //!
-//! A new table goes into a module of its own beside [`mutex`] (or into a crate of its own);
-//! the lock-free one has its room in `table/lockfree/`.
+//! The default is [`lockfree`]; [`mutex`] is the plain reference. A new table goes into a module
+//! of its own beside them, or into a crate of its own.
 
 pub mod hash;
 pub mod key;
+mod key_v6;
 pub mod lockfree;
 pub mod mutex;
 pub mod prefetch;
@@ -189,6 +190,8 @@ pub struct TableConfig {
     pub capacity: usize,
     /// Hash buckets wanted (`nf_conntrack_buckets`); a table may round or ignore it.
     pub buckets: usize,
+    /// Threads that will work on it at one time; a table may divide itself by it.
+    pub workers: usize,
     /// The secret of the hash.
     pub hash_key: hash::HashKey,
     /// Keep traffic counters.
@@ -202,12 +205,13 @@ pub struct TableConfig {
 }
 
 impl TableConfig {
-    /// As the kernel sizes itself: as many buckets as entries.
+    /// As the kernel sizes itself: as many buckets as entries. For one worker.
     #[must_use]
     pub fn new(capacity: usize, hash_key: hash::HashKey) -> TableConfig {
         TableConfig {
             capacity,
             buckets: capacity,
+            workers: 1,
             hash_key,
             acct: false,
             prefetch: prefetch::Hint::default(),
@@ -229,6 +233,11 @@ pub trait FlowTable<K: FlowKey>: Send + Sync {
     const NAME: &'static str;
     /// What this table promises.
     const GUARANTEES: Guarantees;
+    /// The largest [`TableConfig::capacity`] it can be made with. By default what two nodes an
+    /// entry allow that are numbered in 31 bits.
+    const CAPACITY_MAX: usize = 1 << 30;
+    /// Workers that it can have at one time.
+    const WORKERS_MAX: usize = usize::MAX;
 
     /// Makes a table. Memory is taken here, not on the data path.
     fn new(config: &TableConfig) -> Self
@@ -274,21 +283,31 @@ pub trait FlowTable<K: FlowKey>: Send + Sync {
         }
     }
 
-    /// The status of the connections that own `keys`: [`FlowTable::lookup_batch`] for those who want nothing
-    /// else, and hold nothing afterwards. `found[i]` is the answer to `keys[i]`.
+    /// The status of the connection that owns `key`, with nothing held afterwards: what a reader
+    /// wants who does nothing else with it. Finds what [`FlowTable::lookup`] finds; a table that
+    /// counts references may do without.
+    fn status(&self, worker: &mut Self::Worker, key: &K, now: Nanos) -> Option<Status> {
+        let hit = self.lookup(worker, key, now)?;
+        let status = self.slab().entry(hit.id).status();
+        self.release(worker, hit.id);
+        Some(status)
+    }
+
+    /// [`FlowTable::status`] of many keys; `statuses[i]` is the answer to `keys[i]`.
     fn status_batch(
         &self,
         worker: &mut Self::Worker,
         keys: &[K],
         now: Nanos,
-        found: &mut [Option<Status>],
+        statuses: &mut [Option<Status>],
     ) {
-        let mut hits = [None; 64];
-        for (keys, found) in keys.chunks(hits.len()).zip(found.chunks_mut(hits.len())) {
+        const TOGETHER: usize = 64;
+        let mut hits = [None; TOGETHER];
+        for (keys, statuses) in keys.chunks(TOGETHER).zip(statuses.chunks_mut(TOGETHER)) {
             let hits = &mut hits[..keys.len()];
             self.lookup_batch(worker, keys, now, hits);
-            for (found, hit) in found.iter_mut().zip(hits) {
-                *found = hit.map(|hit| {
+            for (status, hit) in statuses.iter_mut().zip(hits) {
+                *status = hit.map(|hit| {
                     let status = self.slab().entry(hit.id).status();
                     self.release(worker, hit.id);
                     status

@@ -34,13 +34,25 @@ impl Hint {
     }
 }
 
-/// Asks for the line of `target`. Does nothing where there is no such instruction.
+const LINE_BYTES: usize = 64;
+
+/// Asks for all lines of `target`, which begins one if it is larger than that. Does nothing
+/// where there is no such instruction.
 #[inline(always)]
 pub fn prefetch<T>(hint: Hint, target: &T) {
+    let first = std::ptr::from_ref(target).cast::<u8>();
+    // One line, but for an IPv6 entry: the compiler knows.
+    for line in 0..size_of::<T>().div_ceil(LINE_BYTES) {
+        prefetch_line(hint, first.wrapping_add(line * LINE_BYTES));
+    }
+}
+
+#[inline(always)]
+fn prefetch_line(hint: Hint, address: *const u8) {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
     {
         use std::arch::x86_64::{_MM_HINT_NTA, _MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
-        let address = std::ptr::from_ref(target).cast::<i8>();
+        let address = address.cast::<i8>();
         match hint {
             // SAFETY: the instruction reads nothing into the program and cannot fault; SSE is part of x86-64.
             Hint::T0 => unsafe { _mm_prefetch::<_MM_HINT_T0>(address) },
@@ -65,7 +77,6 @@ pub fn prefetch<T>(hint: Hint, target: &T) {
     #[cfg(all(target_arch = "aarch64", not(miri)))]
     {
         use std::arch::asm;
-        let address = std::ptr::from_ref(target);
         match hint {
             // SAFETY: a prefetch reads nothing into the program and cannot fault.
             Hint::T0 => unsafe {
@@ -87,5 +98,5 @@ pub fn prefetch<T>(hint: Hint, target: &T) {
         }
     }
     #[cfg(not(all(any(target_arch = "x86_64", target_arch = "aarch64"), not(miri))))]
-    let _ = (hint, target);
+    let _ = (hint, address);
 }

@@ -2,7 +2,7 @@
 
 use clashtrack_engine::kit::{self, Options, Removal, Violation};
 use clashtrack_engine::table::FlowTable;
-use clashtrack_engine::table::key::KeyV4;
+use clashtrack_engine::table::key::{KeyV4, KeyV6};
 use clashtrack_engine::table::mutex::MutexTable;
 use own_table::RwLockTable;
 
@@ -13,7 +13,8 @@ fn the_table_keeps_what_it_promises() -> Result<(), Violation> {
         removal: Removal::OneStep,
         ..Options::default()
     };
-    kit::check::<KeyV4, _>(&options, RwLockTable::new)
+    kit::check::<KeyV4, _>(&options, RwLockTable::new)?;
+    kit::check::<KeyV6, _>(&options, RwLockTable::new)
 }
 
 #[test]

@@ -56,7 +56,8 @@ pub const DEFAULT_SEED: u64 = 1;
 /// Time of a sample in the main job: with its untimed checks, nine races take about 10 s.
 const MAIN_JOB_DURATION: &str = "80ms";
 
-const WORKERS_MAX: usize = 1024;
+/// The lock-free table has places for 1024, and those that fill and check it need some.
+const WORKERS_MAX: usize = 1000;
 const BATCH_MAX: usize = 4096;
 const REPEAT_MAX: usize = 10_000;
 /// Memory of an entry, its tracker and its part of the largest index, with some to spare.
@@ -71,7 +72,7 @@ pub struct RunArgs {
     /// Workloads to run, in this order (see `clashtrack list`)
     #[arg(value_name = "WORKLOAD", required = true)]
     pub workloads: Vec<String>,
-    /// Tables to run them on [default: lockfree,striped,mutex,dashmap]
+    /// Tables to run them on [default: lockfree,striped,dashmap]
     #[arg(long = "table", value_name = "TABLE", value_delimiter = ',')]
     pub tables: Vec<String>,
     /// Workers, one pinned to each core [default: by workload, see below]
@@ -498,8 +499,8 @@ fn tuning(plan: &Plan, measured: &Measured) -> String {
         None => "huge pages: this system does not tell".to_owned(),
     };
     format!(
-        "prefetch {}, {} scan, {pages}\n\n",
-        tuning.prefetch, tuning.isa
+        "prefetch {}, {} scan, {pages}, {} allocator\n\n",
+        tuning.prefetch, tuning.isa, tuning.allocator
     )
 }
 

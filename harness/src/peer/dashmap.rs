@@ -2,7 +2,7 @@
 //!
 //! # Memory
 //! ```text
-//! DashMap<key, Place>   shards: the next power of two from 4 x processors, each a lock and a hash map
+//! DashMap<key, Place>   shards: the next power of two from 4 x workers or processors, each a lock and a hash map
 //! ```
 //!
 //! # Progress
@@ -46,9 +46,9 @@ impl<K: FlowKey, S: Row> ConcurrentMap<K> for DashMap<MapKey<K>, Place, S> {
     const LOCK_FREE: bool = false;
     type Pin<'a> = ();
 
-    fn new(keys: usize, secret: HashKey) -> Self {
+    fn new(keys: usize, workers: usize, secret: HashKey) -> Self {
         let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let shards = (4 * processors).next_power_of_two();
+        let shards = (4 * workers.max(processors)).next_power_of_two();
         DashMap::with_capacity_and_hasher_and_shard_amount(keys, S::new(secret), shards)
     }
 

@@ -52,7 +52,7 @@ pub const TABLES: &[TableInfo] = &[
 ];
 
 /// The tables of a run that names none.
-pub const DEFAULT_TABLES: &[&str] = &["lockfree", "striped", "mutex", "dashmap"];
+pub const DEFAULT_TABLES: &[&str] = &["lockfree", "striped", "dashmap"];
 
 const fn info<T: FlowTable<KeyV4>>(about: &'static str) -> TableInfo {
     TableInfo {

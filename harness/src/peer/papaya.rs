@@ -35,7 +35,7 @@ impl<K: FlowKey> ConcurrentMap<K> for HashMap<MapKey<K>, Place, KeyedHasher> {
     const LOCK_FREE: bool = true;
     type Pin<'a> = LocalGuard<'a>;
 
-    fn new(keys: usize, secret: HashKey) -> Self {
+    fn new(keys: usize, _workers: usize, secret: HashKey) -> Self {
         HashMap::with_capacity_and_hasher(keys, KeyedHasher::new(secret))
     }
 

@@ -33,7 +33,7 @@ impl<K: FlowKey> ConcurrentMap<K> for HashIndex<MapKey<K>, Place, KeyedHasher> {
     const LOCK_FREE: bool = false;
     type Pin<'a> = Guard;
 
-    fn new(keys: usize, secret: HashKey) -> Self {
+    fn new(keys: usize, _workers: usize, secret: HashKey) -> Self {
         HashIndex::with_capacity_and_hasher(keys, KeyedHasher::new(secret))
     }
 

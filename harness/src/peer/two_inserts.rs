@@ -50,7 +50,7 @@ use clashtrack_engine::table::{
     Clash, ClashPolicy, ClashStep, Confirmed, EarlyDrop, FlowTable, Guarantees, Hit, Refusal,
     TableConfig, make_reply_only,
 };
-use clashtrack_engine::time::Nanos;
+use clashtrack_engine::time::{Nanos, is_past};
 use clashtrack_engine::tuple::Direction;
 
 /// Places of the slab that an early drop looks at: what 8 buckets of a full kernel table hold.
@@ -134,8 +134,8 @@ pub trait ConcurrentMap<K: FlowKey>: Send + Sync {
     where
         Self: 'a;
 
-    /// An empty map with room for so many keys.
-    fn new(keys: usize, secret: HashKey) -> Self;
+    /// An empty map with room for so many keys, for so many threads at one time.
+    fn new(keys: usize, workers: usize, secret: HashKey) -> Self;
     /// Pins.
     fn pin(&self) -> Self::Pin<'_>;
     /// What `found` makes of the place of a key.
@@ -201,7 +201,7 @@ impl<K: FlowKey, M: ConcurrentMap<K>> FlowTable<K> for TwoInserts<K, M> {
         TwoInserts {
             slab: Slab::new(config.capacity, config.acct),
             hash_key: config.hash_key,
-            map: M::new(2 * config.capacity, config.hash_key),
+            map: M::new(2 * config.capacity, config.workers, config.hash_key),
         }
     }
 
@@ -244,6 +244,23 @@ impl<K: FlowKey, M: ConcurrentMap<K>> FlowTable<K> for TwoInserts<K, M> {
         let pin = self.map.pin();
         for (hit, key) in hits.iter_mut().zip(keys) {
             *hit = self.find(worker, &pin, key, now);
+        }
+    }
+
+    fn status(&self, worker: &mut TwoInsertsWorker, key: &K, now: Nanos) -> Option<Status> {
+        self.read_status(worker, &self.map.pin(), key, now)
+    }
+
+    fn status_batch(
+        &self,
+        worker: &mut TwoInsertsWorker,
+        keys: &[K],
+        now: Nanos,
+        statuses: &mut [Option<Status>],
+    ) {
+        let pin = self.map.pin();
+        for (status, key) in statuses.iter_mut().zip(keys) {
+            *status = self.read_status(worker, &pin, key, now);
         }
     }
 
@@ -354,6 +371,39 @@ impl<K: FlowKey, M: ConcurrentMap<K>> TwoInserts<K, M> {
             self.release(worker, id);
             return None;
         }
+    }
+
+    /// The status of the connection that owns a key, without a reference wherever that is right.
+    fn read_status(
+        &self,
+        worker: &mut TwoInsertsWorker,
+        pin: &M::Pin<'_>,
+        key: &K,
+        now: Nanos,
+    ) -> Option<Status> {
+        let seen = self.map.get(pin, &MapKey(*key), |place| self.peek(place))?;
+        match seen {
+            Some((status, deadline)) if !is_past(deadline, now) => Some(status),
+            // Not confirmed yet, over, or expired: as a lookup has it.
+            _ => {
+                let hit = self.find(worker, pin, key, now)?;
+                let status = self.slab.entry(hit.id).status();
+                self.release(worker, hit.id);
+                Some(status)
+            }
+        }
+    }
+
+    /// Status and deadline of a confirmed connection. Where the place stays in the map meanwhile so does the entry
+    /// (I1); where it does not, what was read counts only if it was of one life.
+    #[inline]
+    fn peek(&self, place: Place) -> Option<(Status, Nanos)> {
+        let entry = self.slab.entry(place.id());
+        let read = || (entry.status(), entry.deadline());
+        if M::STAYS {
+            return Some(read()).filter(|(status, _)| status.contains(Status::CONFIRMED));
+        }
+        self.slab.read_confirmed(place.id(), read)
     }
 
     /// Takes a reference of the life that a place names (I1); false if it is over.

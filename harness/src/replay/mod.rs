@@ -24,7 +24,7 @@ use clashtrack_engine::packet::ipv4::{CHECKSUM, Ipv4Header, TTL};
 use clashtrack_engine::packet::{DropReason, Origin, Packet, Verdict};
 use clashtrack_engine::rules::{Network, Ruleset};
 use clashtrack_engine::table::key::KeyV4;
-use clashtrack_engine::table::mutex::MutexTable;
+use clashtrack_engine::table::lockfree::LockfreeTable;
 use clashtrack_engine::table::slab::EntryId;
 use clashtrack_engine::time::Nanos;
 use clashtrack_engine::tuple::Protocol;
@@ -35,8 +35,8 @@ use crate::capture::gateway::{Gateway, Leg};
 use crate::capture::link::{Ends, Frame, Network as Carried};
 use discarded::Discarded;
 
-/// The table that a replay fills: one worker, so the plain one does.
-pub type ReplayTable = MutexTable<KeyV4>;
+/// The table that a replay fills.
+pub type ReplayTable = LockfreeTable<KeyV4>;
 
 /// What a capture held, by what was done with it. Every record is in exactly one of the
 /// first six.

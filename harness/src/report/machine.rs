@@ -41,6 +41,8 @@ pub struct Tuning {
     pub isa: &'static str,
     /// Prefetch hint of the tables.
     pub prefetch: &'static str,
+    /// Where memory comes from that tables allocate at work.
+    pub allocator: &'static str,
     /// Share of this process's memory that lies in huge pages, while the first tables were full.
     pub huge_page_share: Option<f64>,
     /// Size of the pages that most of it lies in.
@@ -49,6 +51,15 @@ pub struct Tuning {
 
 /// Size of a huge page (x86-64, and aarch64 with small pages of 4 KiB).
 const HUGE_PAGE_BYTES: u64 = 2 << 20;
+
+/// The program sets none of its own, so it is the system's.
+const ALLOCATOR: &str = if cfg!(target_env = "gnu") {
+    "system (glibc)"
+} else if cfg!(target_env = "musl") {
+    "system (musl)"
+} else {
+    "system"
+};
 
 impl Tuning {
     /// With this instruction set, this hint, and the memory that was seen.
@@ -60,6 +71,7 @@ impl Tuning {
         Tuning {
             isa: isa.resolved().name(),
             prefetch: hint.name(),
+            allocator: ALLOCATOR,
             huge_page_share: share,
             page_bytes_got: match share {
                 Some(share) if share >= 0.5 => Some(HUGE_PAGE_BYTES),

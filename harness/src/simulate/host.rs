@@ -6,7 +6,7 @@ use clashtrack_engine::engine::{Engine, EngineConfig, EngineError, Worker};
 use clashtrack_engine::event::{Event, EventMask};
 use clashtrack_engine::packet::{Origin, Packet, Verdict};
 use clashtrack_engine::table::key::KeyV4;
-use clashtrack_engine::table::mutex::MutexTable;
+use clashtrack_engine::table::lockfree::LockfreeTable;
 use clashtrack_engine::table::slab::CACHE_BATCH;
 use clashtrack_engine::time::Nanos;
 
@@ -30,12 +30,11 @@ pub trait Path {
 /// Entries that a worker may keep at hand without using them.
 const AT_HAND: usize = 2 * CACHE_BATCH + 1;
 
-/// The engine of a scenario, on the table that is the plain sequential reference: one
-/// thread plays all CPUs, so no other could do anything else.
+/// The engine of a scenario. One thread plays all CPUs, a worker each.
 ///
 /// # Errors
 /// [`EngineError`]; a scenario within its documented bounds has none.
-pub fn engine_of(scenario: &Scenario) -> Result<Engine<MutexTable<KeyV4>>, EngineError> {
+pub fn engine_of(scenario: &Scenario) -> Result<Engine<LockfreeTable<KeyV4>>, EngineError> {
     // A client has one connection at most, so a larger limit is never met: memory for what
     // can be, not for what may be.
     let reachable = 2 * scenario.connections + 64;
@@ -58,7 +57,7 @@ pub fn engine_of(scenario: &Scenario) -> Result<Engine<MutexTable<KeyV4>>, Engin
 /// The way through the real engine: a worker a CPU.
 #[derive(Debug)]
 pub struct EnginePath<'e> {
-    workers: Vec<Worker<'e, MutexTable<KeyV4>>>,
+    workers: Vec<Worker<'e, LockfreeTable<KeyV4>>>,
 }
 
 impl<'e> EnginePath<'e> {
@@ -66,7 +65,7 @@ impl<'e> EnginePath<'e> {
     ///
     /// # Errors
     /// [`EngineError::WorkersExhausted`] if it has.
-    pub fn new(engine: &'e Engine<MutexTable<KeyV4>>, cpus: usize) -> Result<Self, EngineError> {
+    pub fn new(engine: &'e Engine<LockfreeTable<KeyV4>>, cpus: usize) -> Result<Self, EngineError> {
         let workers = (0..cpus)
             .map(|_| engine.worker())
             .collect::<Result<_, _>>()?;

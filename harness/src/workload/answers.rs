@@ -202,6 +202,12 @@ impl<W> Asked<W> {
                 table.release(&mut self.worker, hit.id);
             }
         }
+        let mut statuses = [None];
+        table.status_batch(&mut self.worker, &keys, NOW, &mut statuses);
+        for status in [statuses[0], table.status(&mut self.worker, &keys[0], NOW)] {
+            self.digest
+                .add(status.map_or(0, |status| 1 + u64::from(status.bits())));
+        }
     }
 
     fn remove<T: FlowTable<KeyV4, Worker = W>>(&mut self, table: &T, rng: &mut WorkerRng) {

@@ -267,6 +267,7 @@ impl Case {
         let hands = (self.workers + 2) * (BATCHES_IN_HAND * self.batch + ENTRIES_AT_HAND);
         let hash_key = HashKey(rng.next_u64(), rng.next_u64());
         TableConfig {
+            workers: self.workers,
             prefetch: self.prefetch,
             isa: self.isa,
             ..TableConfig::new(self.connections + hands, hash_key)

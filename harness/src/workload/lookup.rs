@@ -9,9 +9,9 @@ use crossbeam_utils::CachePadded;
 
 use clashtrack_engine::stats::ConntrackStats;
 use clashtrack_engine::status::Status;
+use clashtrack_engine::table::FlowTable;
 use clashtrack_engine::table::key::KeyV4;
 use clashtrack_engine::table::prefetch::{Hint, prefetch};
-use clashtrack_engine::table::FlowTable;
 
 use super::anomaly::Anomalies;
 use super::case::{Case, Kind};
@@ -198,12 +198,10 @@ impl<W> Looker<W> {
             for at in self.next..end {
                 let key = &keys[at + waits_for];
                 table.begin(&mut self.hand.worker);
-                if let Some(hit) = table.lookup(&mut self.hand.worker, key, NOW) {
-                    let status = table.slab().entry(hit.id).status().bits();
+                if let Some(status) = table.status(&mut self.hand.worker, key, NOW) {
                     seen.hits += 1;
-                    seen.statuses += u64::from(status);
-                    waits_for = status as usize & never;
-                    table.release(&mut self.hand.worker, hit.id);
+                    seen.statuses += u64::from(status.bits());
+                    waits_for = status.bits() as usize & never;
                 }
                 table.end(&mut self.hand.worker);
             }

@@ -69,6 +69,7 @@ impl RaceConfig {
             self.flows * self.workers + (self.workers + 1) * (self.batch + ENTRIES_AT_HAND);
         TableConfig {
             buckets: self.flows,
+            workers: self.workers,
             prefetch: self.prefetch,
             isa: self.isa,
             ..TableConfig::new(capacity, HashKey(rng.next_u64(), rng.next_u64()))

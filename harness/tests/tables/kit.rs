@@ -2,6 +2,7 @@
 
 use clashtrack::peer::{self, TABLES, TableVisitor};
 use clashtrack_engine::kit::{self, Options, Violation};
+use clashtrack_engine::table::key::KeyV6;
 
 use super::*;
 
@@ -15,6 +16,28 @@ fn keeps_what_it_promises<T: FlowTable<KeyV4>>() {
         panic!("{violation}");
     }
 }
+
+/// The peers under keys of five words; the engine's own tests do the same with its tables.
+macro_rules! of_ipv6 {
+    ($($name:ident = $table:ident),*) => {
+        mod keeps_what_it_promises_of_ipv6 {
+            use super::*;
+            $(#[test] fn $name() {
+                let few = Options { cases: 40, rounds: 10, histories: 200, ..Options::default() };
+                if let Err(violation) = kit::check::<KeyV6, $table<KeyV6>>(&few, $table::new) {
+                    panic!("{violation}");
+                }
+            })*
+        }
+    };
+}
+
+of_ipv6!(
+    striped = StripedTable,
+    dashmap = DashMapTable,
+    papaya = PapayaTable,
+    scc = SccTable
+);
 
 /// All answers of a table as one number.
 struct Digest(Options);

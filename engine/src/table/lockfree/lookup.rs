@@ -118,7 +118,8 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
         } else {
             let slot = candidates.first(head);
             if !slot.is_free()
-                && let Some(hit) = check_entry::<S, K>(entry_at(self.slab.entries(), slot), slot, key, now)
+                && let Some(hit) =
+                    check_entry::<S, K>(entry_at(self.slab.entries(), slot), slot, key, now)
             {
                 worker.hold();
                 return Some(hit);
@@ -282,7 +283,9 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
         let groups = hashes.chunks_mut(GROUP).zip(heads.chunks_mut(GROUP));
         for ((hashes, heads), keys) in groups.zip(keys.chunks(GROUP)) {
             S::canonical(keys, &mut canonical);
-            let places = hashes[..keys.len()].iter_mut().zip(&mut heads[..keys.len()]);
+            let places = hashes[..keys.len()]
+                .iter_mut()
+                .zip(&mut heads[..keys.len()]);
             for ((hash, head), key) in places.zip(&canonical[..keys.len()]) {
                 *hash = hasher.hash(key);
                 *head = head_at(all_heads, Place::bucket(*hash, buckets));

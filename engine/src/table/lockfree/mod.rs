@@ -99,7 +99,7 @@
 //!
 //! # What a lookup costs
 //! Two dependent lines. A batch hashes all keys and asks for all heads, compares whole buckets
-//! ([`scan`]) and asks for the entries of the right tag, then reads the entries; what goes on into
+//! (`scan`) and asks for the entries of the right tag, then reads the entries; what goes on into
 //! overflow is asked for in between, and settled last. Words that a vector compare found are
 //! read again by an acquire load (P2). Hints for reading and writing, and the instructions, are
 //! settings. Locked instructions of a connect: two claims, two headers, one state.
@@ -330,6 +330,9 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> FlowTable<K> for LockfreeTable<K, G,
         lock_free: true,
         bounded_chain: true,
     };
+    /// With the slack, as many entries as a slot can name.
+    const CAPACITY_MAX: usize = ENTRIES_MAX / (SLACK_DIVISOR + 1) * SLACK_DIVISOR;
+    const WORKERS_MAX: usize = epoch::WORKERS_MAX;
 
     /// `config.buckets` is not asked: the number follows from the capacity ([`Layout::for_capacity`]).
     fn new(config: &TableConfig) -> Self {

@@ -137,7 +137,11 @@ pub(super) struct Candidates(u64);
 
 impl Candidates {
     /// The top bits of the slots' bytes; the bucket's own word has the lowest byte.
-    const ALL: u64 = if SLOTS == 7 { 0x8080_8080_8080_8000 } else { 0x8080_8000 };
+    const ALL: u64 = if SLOTS == 7 {
+        0x8080_8080_8080_8000
+    } else {
+        0x8080_8000
+    };
 
     /// None.
     #[inline(always)]
@@ -233,7 +237,7 @@ mod vector {
     use std::arch::asm;
     use std::arch::x86_64::{__m128i, _mm_cvtsi64_si128};
 
-    use super::{Bucket, Candidates, Entry, FlowKey, Matcher, SLOTS, Scalar, GROUP};
+    use super::{Bucket, Candidates, Entry, FlowKey, GROUP, Matcher, SLOTS, Scalar};
 
     const _: () = assert!(SLOTS == 7 && size_of::<Bucket>() == 64);
 
