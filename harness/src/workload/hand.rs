@@ -70,10 +70,11 @@ impl<W> Hand<W> {
         self.before = self.counters.snapshot();
     }
 
-    /// Takes the tally, and the restarts of lookups into the counters.
+    /// Takes the tally, with what the table counted for it, and the restarts of lookups into the counters.
     pub(super) fn take_tally<T: FlowTable<KeyV4, Worker = W>>(&mut self, table: &T) -> Tally {
         let restarts = table.take_search_restarts(&mut self.worker);
         self.counters.search_restart.add(restarts);
+        self.tally.recycle_stalled += table.take_recycle_stalled(&mut self.worker);
         std::mem::take(&mut self.tally)
     }
 

@@ -5,6 +5,7 @@ use super::scan::bits;
 use super::word::{Header, Link, Slot};
 use super::worker::LockfreeWorker;
 use crate::sync::{AtomicU64, Ordering};
+use crate::table::HitLines;
 
 /// The chain of a head bucket.
 #[derive(Debug)]
@@ -154,6 +155,29 @@ impl<'i, G: Geometry> Chain<'i, G> {
             )
         });
         std::iter::once((self.head(), 0, G::HEAD_SLOTS)).chain(overflow)
+    }
+
+    /// Counts, for each key that an official slot stands for, whether a lookup of it reads the
+    /// head bucket and that slot's entry alone: the first slot that matches is this one.
+    pub(super) fn count_hit_lines(self, lines: &mut HitLines) {
+        let h = self.header();
+        let Some(links) = self.links(h) else {
+            return;
+        };
+        for (bucket, first, used) in self.buckets(links) {
+            for at in bits(h.valid() >> first).take_while(|at| *at < used) {
+                // Acquire, P2: as in a scan.
+                let slot = Slot(bucket.slots[at].load(Ordering::Acquire));
+                for wanted in slot.wanted() {
+                    let before = &bucket.slots[..at];
+                    // Acquire, P2.
+                    let hides =
+                        |word: &AtomicU64| wanted.matches(Slot(word.load(Ordering::Acquire)));
+                    lines.keys += 1;
+                    lines.in_two += u64::from(first == 0 && !before.iter().any(hides));
+                }
+            }
+        }
     }
 
     /// Where a position is under these links; `None` if it is not in the chain.

@@ -163,6 +163,16 @@ impl Slot {
         }
     }
 
+    /// What lookups of the keys that it stands for want: one or two.
+    pub(super) fn wanted(self) -> impl Iterator<Item = Wanted> {
+        let covers = (self.0 >> COVERS_SHIFT) as Covers & COVERS_BOTH;
+        let tag = (self.0 >> TAG_SHIFT) as u16;
+        [1, 2]
+            .into_iter()
+            .filter(move |orientation| covers & orientation != 0)
+            .map(move |orientation| Wanted::new(tag, orientation))
+    }
+
     /// Is it of this life of its entry?
     #[inline]
     pub(super) fn is_of(self, state: State) -> bool {

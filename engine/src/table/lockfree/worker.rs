@@ -107,6 +107,8 @@ pub struct LockfreeWorker {
     /// The time of the call under way, for inserts that replace the expired.
     pub(super) now: Nanos,
     pub(super) counters: LockfreeCounters,
+    /// Of [`LockfreeCounters::recycle_stalled`], what has been told.
+    told_stalled: u64,
 }
 
 impl LockfreeWorker {
@@ -126,6 +128,7 @@ impl LockfreeWorker {
             removed: VecDeque::with_capacity(REMOVED),
             now: 0,
             counters: LockfreeCounters::default(),
+            told_stalled: 0,
             shared: Arc::clone(shared),
         };
         worker.adopt();
@@ -154,6 +157,12 @@ impl LockfreeWorker {
         self.shared
             .quota
             .fetch_sub(entries as u64, Ordering::Relaxed);
+    }
+
+    /// [`LockfreeCounters::recycle_stalled`] since it was asked last.
+    pub(super) fn take_recycle_stalled(&mut self) -> u64 {
+        let before = std::mem::replace(&mut self.told_stalled, self.counters.recycle_stalled);
+        self.counters.recycle_stalled - before
     }
 
     /// What it counted so far.

@@ -5,6 +5,8 @@
 mod abandoned;
 #[cfg(shuttle)]
 mod few_switches;
+#[cfg(not(any(loom, shuttle)))]
+mod fill;
 #[cfg(any(loom, shuttle))]
 mod history;
 #[cfg(loom)]
