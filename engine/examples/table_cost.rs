@@ -1,8 +1,9 @@
 //! What one operation of the lock-free table costs: time, and (under callgrind) instructions.
 //!
 //! ```text
-//! cargo run --release -p clashtrack-engine --example table_cost -- WORKLOAD CONNECTIONS OPERATIONS
+//! cargo run --release -p clashtrack-engine --example table_cost -- WORKLOAD CONNECTIONS OPERATIONS [HINT]
 //! WORKLOAD   hit | miss | hit1 | connect | remove
+//! HINT       how lines that will be written are asked for: t0 | t1 | nta | w | none
 //! ```
 //! Instructions: run it twice under `valgrind --tool=callgrind --toggle-collect='*timed*'`,
 //! which counts the timed loop alone; divide by the operations.
@@ -16,7 +17,7 @@ use clashtrack_engine::random::WorkerRng;
 use clashtrack_engine::status::Status;
 use clashtrack_engine::table::hash::HashKey;
 use clashtrack_engine::table::key::{FlowKey, KeyV4};
-use clashtrack_engine::table::lockfree::LockfreeTable;
+use clashtrack_engine::table::lockfree::{Hint, LockfreeTable};
 use clashtrack_engine::table::slab::EntryId;
 use clashtrack_engine::table::{Confirmed, FlowTable, Hit, TableConfig};
 use clashtrack_engine::time::SECOND;
@@ -50,7 +51,13 @@ fn pair(n: u32, generation: u16) -> (KeyV4, KeyV4) {
     (KeyV4::pack(&original, 0), KeyV4::pack(&reply, 0))
 }
 
-fn connect(table: &Table, worker: &mut Worker, pairs: &[(KeyV4, KeyV4)], ids: &mut Vec<EntryId>) {
+fn connect(
+    table: &Table,
+    worker: &mut Worker,
+    pairs: &[(KeyV4, KeyV4)],
+    ids: &mut Vec<EntryId>,
+    rng: &mut WorkerRng,
+) {
     let mut batch = [EntryId {
         index: 0,
         generation: 0,
@@ -69,10 +76,11 @@ fn connect(table: &Table, worker: &mut Worker, pairs: &[(KeyV4, KeyV4)], ids: &m
             *place = id;
         }
         let batch = &batch[..pairs.len()];
-        table.prepare_confirm(worker, batch);
-        for &id in batch {
-            let confirmed = table.confirm(worker, id, NOW, 0x8000_0000, &mut KernelClashPolicy);
-            assert_eq!(confirmed, Confirmed::Inserted);
+        let mut outcomes = [Confirmed::Inserted; CONNECT_BATCH];
+        let outcomes = &mut outcomes[..pairs.len()];
+        table.confirm_batch(worker, batch, NOW, rng, &mut KernelClashPolicy, outcomes);
+        for (&id, outcome) in batch.iter().zip(outcomes) {
+            assert_eq!(*outcome, Confirmed::Inserted);
             table.release(worker, id);
             ids.push(id);
         }
@@ -86,8 +94,9 @@ fn timed_connect(
     worker: &mut Worker,
     pairs: &[(KeyV4, KeyV4)],
     ids: &mut Vec<EntryId>,
+    rng: &mut WorkerRng,
 ) -> u64 {
-    connect(table, worker, pairs, ids);
+    connect(table, worker, pairs, ids, rng);
     pairs.len() as u64
 }
 
@@ -96,9 +105,11 @@ fn timed_remove(table: &Table, worker: &mut Worker, ids: &[EntryId]) -> u64 {
     let mut removed = 0;
     for batch in ids.chunks(CONNECT_BATCH) {
         table.begin(worker);
-        table.prepare_remove(worker, batch);
-        for &id in batch {
-            removed += u64::from(table.remove(worker, id));
+        let mut ours = [false; CONNECT_BATCH];
+        let ours = &mut ours[..batch.len()];
+        table.remove_batch(worker, batch, ours);
+        for (&id, removed_it) in batch.iter().zip(ours) {
+            removed += u64::from(*removed_it);
             table.release(worker, id);
         }
         table.end(worker);
@@ -161,7 +172,11 @@ fn main() {
     let (connections, operations) = (number(1, 1_000_000), number(2, 2_000_000));
     let mut rng = WorkerRng::new(5, 0);
     let config = TableConfig::new(connections, HashKey(rng.next_u64(), rng.next_u64()));
-    let table = Table::new(&config);
+    let mut table = Table::new(&config);
+    if let Some(write) = arguments.get(3) {
+        let hint = Hint::ALL.into_iter().find(|hint| hint.name() == write);
+        table.set_prefetch(Hint::default(), hint.expect("one of t0, t1, nta, w, none"));
+    }
     let mut worker = table.worker();
     let mut pairs: Vec<_> = (0..connections as u32).map(|n| pair(n, 0)).collect();
     let others: Vec<_> = (0..connections as u32).map(|n| pair(n, 1)).collect();
@@ -185,7 +200,7 @@ fn main() {
         println!("{what}: {:.1} ns, {done} operations", took / done as f64);
     };
     let before = resident_bytes();
-    connect(&table, &mut worker, &pairs, &mut ids);
+    connect(&table, &mut worker, &pairs, &mut ids, &mut rng);
     println!(
         "resident: {:.1} B a connection",
         (resident_bytes() - before) as f64 / connections as f64
@@ -216,7 +231,7 @@ fn main() {
                 ids.clear();
                 let pairs = if turn & 1 == 0 { &others } else { &pairs };
                 let from = Instant::now();
-                let done = timed_connect(&table, &mut worker, pairs, &mut ids);
+                let done = timed_connect(&table, &mut worker, pairs, &mut ids, &mut rng);
                 report("connect", done, from);
             }
         }

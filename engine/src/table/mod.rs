@@ -30,6 +30,7 @@ pub mod storage;
 use key::FlowKey;
 use slab::{Entry, EntryId, Slab};
 
+use crate::random::WorkerRng;
 use crate::status::Status;
 use crate::time::{Nanos, SECOND};
 use crate::tuple::Direction;
@@ -324,6 +325,37 @@ pub trait FlowTable<K: FlowKey>: Send + Sync {
         random: u32,
         policy: &mut dyn ClashPolicy<K>,
     ) -> Confirmed;
+
+    /// [`FlowTable::confirm`] of many, one after the other in this order: `outcomes[i]` is what became of
+    /// `ids[i]`, and says what the caller holds of it. Each draws its own random number. A connection
+    /// may clash with one that came before it in the same batch, and `policy` is asked as for one alone.
+    ///
+    /// As many are confirmed as the shorter of the two slices has.
+    fn confirm_batch(
+        &self,
+        worker: &mut Self::Worker,
+        ids: &[EntryId],
+        now: Nanos,
+        rng: &mut WorkerRng,
+        policy: &mut dyn ClashPolicy<K>,
+        outcomes: &mut [Confirmed],
+    ) {
+        self.prepare_confirm(worker, ids);
+        for (outcome, &id) in outcomes.iter_mut().zip(ids) {
+            *outcome = self.confirm(worker, id, now, rng.next_u32(), policy);
+        }
+    }
+
+    /// [`FlowTable::remove`] of many, one after the other: `removed[i]` says whether it was this call that took
+    /// `ids[i]` out, and the caller holds it then.
+    ///
+    /// As many are removed as the shorter of the two slices has.
+    fn remove_batch(&self, worker: &mut Self::Worker, ids: &[EntryId], removed: &mut [bool]) {
+        self.prepare_remove(worker, ids);
+        for (removed, &id) in removed.iter_mut().zip(ids) {
+            *removed = self.remove(worker, id);
+        }
+    }
 
     /// Takes a confirmed connection out. True for the one caller who did it; he holds the
     /// entry now and gives it back with [`FlowTable::release`].

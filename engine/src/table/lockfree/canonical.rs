@@ -5,6 +5,8 @@
 //! one orientation each of two canonical keys, with two. Two pieces are *equal* when their
 //! canonical keys are and they cover a common orientation.
 
+#[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, miri))))]
+use super::word::Wanted;
 use super::word::{COVERS_BOTH, Covers, Pattern, Slot};
 use crate::table::hash::{KeyHasher, bucket_of};
 use crate::table::key::FlowKey;
@@ -18,8 +20,6 @@ pub(super) struct Oriented<K> {
     pub(super) canon: K,
     /// Which of the two it was: one bit. A key that is its own inverse is always bit 0.
     pub(super) covers: Covers,
-    /// The larger one; the same again where there is no inverse.
-    inverse: K,
 }
 
 impl<K: FlowKey> Oriented<K> {
@@ -29,13 +29,12 @@ impl<K: FlowKey> Oriented<K> {
         Oriented {
             canon,
             covers: 1 + Covers::from(is_inverted),
-            inverse: canon.inverse().unwrap_or(canon),
         }
     }
 
     /// A tuple to itself: no telling question from answer.
     fn is_own_inverse(&self) -> bool {
-        self.canon == self.inverse && self.canon.inverse().is_some()
+        self.canon.inverse() == Some(self.canon)
     }
 }
 
@@ -63,13 +62,14 @@ impl Place {
 /// One slot's worth of a connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Piece<K> {
-    key: Oriented<K>,
+    canon: K,
     covers: Covers,
     role: Direction,
     pub(super) place: Place,
 }
 
 impl<K: FlowKey> Piece<K> {
+    #[inline]
     fn new<H: KeyHasher>(
         key: Oriented<K>,
         covers: Covers,
@@ -77,7 +77,7 @@ impl<K: FlowKey> Piece<K> {
         table: (H, u32),
     ) -> Piece<K> {
         Piece {
-            key,
+            canon: key.canon,
             covers,
             role,
             place: Place::of(&key.canon, table.0, table.1),
@@ -85,6 +85,7 @@ impl<K: FlowKey> Piece<K> {
     }
 
     /// The word of this piece of an entry.
+    #[inline]
     pub(super) fn slot(&self, id: EntryId) -> Slot {
         Slot::new(
             self.place.tag,
@@ -100,9 +101,20 @@ impl<K: FlowKey> Piece<K> {
         Pattern::new(self.place.tag, self.covers)
     }
 
+    /// What lookups of its keys want.
+    #[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, miri))))]
+    #[inline]
+    pub(super) fn wanted(&self) -> (Wanted, Option<Wanted>) {
+        let tag = self.place.tag;
+        if self.covers == COVERS_BOTH {
+            return (Wanted::new(tag, 1), Some(Wanted::new(tag, 2)));
+        }
+        (Wanted::new(tag, self.covers), None)
+    }
+
     /// Has `key` this canonical key?
     pub(super) fn has_canon_of(&self, key: &K) -> bool {
-        self.key.canon == *key || self.key.inverse == *key
+        self.canon == *key || self.canon.inverse() == Some(*key)
     }
 }
 
@@ -120,6 +132,7 @@ pub(super) struct SelfClash;
 
 impl<K: FlowKey> Pieces<K> {
     /// The pieces of a connection of these keys; `table` is the hasher and the number of head buckets.
+    #[inline]
     pub(super) fn of<H: KeyHasher>(
         original: &K,
         reply: &K,
@@ -137,14 +150,16 @@ impl<K: FlowKey> Pieces<K> {
                 table,
             )));
         }
-        let mut pieces = [
-            Piece::new(first, first.covers, Direction::Original, table),
-            Piece::new(second, second.covers, Direction::Reply, table),
-        ];
-        if second.canon.words().as_ref() < first.canon.words().as_ref() {
-            pieces.swap(0, 1);
-        }
-        Ok(Pieces { pieces, count: 2 })
+        let original = Piece::new(first, first.covers, Direction::Original, table);
+        let reply = Piece::new(second, second.covers, Direction::Reply, table);
+        let reply_first = is_less(&second.canon, &first.canon);
+        // Taken from an array, not exchanged: which one is smaller cannot be predicted.
+        let both = [original, reply, original];
+        let at = usize::from(reply_first);
+        Ok(Pieces {
+            pieces: [both[at], both[at + 1]],
+            count: 2,
+        })
     }
 
     /// The piece of a connection that lives by its reply key alone.
@@ -160,7 +175,18 @@ impl<K: FlowKey> Pieces<K> {
         }
     }
 
+    #[inline]
     pub(super) fn iter(&self) -> std::slice::Iter<'_, Piece<K>> {
         self.pieces[..self.count].iter()
     }
+}
+
+/// The order of words, without a branch.
+#[inline]
+fn is_less<K: FlowKey>(a: &K, b: &K) -> bool {
+    let (a, b) = (a.words(), b.words());
+    let words = a.as_ref().iter().zip(b.as_ref());
+    words
+        .rev()
+        .fold(false, |less, (a, b)| (a < b) | ((a == b) & less))
 }

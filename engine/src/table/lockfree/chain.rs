@@ -2,7 +2,7 @@
 
 use super::bucket::{Bucket, Geometry, Index, LINKS_MAX, overflow_needed};
 use super::scan::bits;
-use super::word::{Header, Link, Slot};
+use super::word::{Header, Link, Pattern, Slot};
 use super::worker::LockfreeWorker;
 use crate::sync::{AtomicU64, Ordering};
 use crate::table::HitLines;
@@ -11,6 +11,7 @@ use crate::table::HitLines;
 #[derive(Debug)]
 pub(super) struct Chain<'i, G> {
     index: &'i Index<G>,
+    head: &'i Bucket,
     bucket: u32,
 }
 
@@ -35,6 +36,13 @@ impl Links {
         G::HEAD_SLOTS + self.count * G::OVERFLOW_SLOTS
     }
 
+    /// Linked buckets.
+    #[inline]
+    pub(super) fn count(&self) -> usize {
+        self.count
+    }
+
+    #[inline]
     fn bucket(&self, depth: usize) -> u32 {
         self.words[depth]
             .bucket()
@@ -90,6 +98,7 @@ impl<G: Geometry> Index<G> {
     pub(super) fn chain(&self, bucket: u32) -> Chain<'_, G> {
         Chain {
             index: self,
+            head: &self.heads[bucket as usize],
             bucket,
         }
     }
@@ -98,7 +107,7 @@ impl<G: Geometry> Index<G> {
 impl<'i, G: Geometry> Chain<'i, G> {
     #[inline]
     pub(super) fn head(self) -> &'i Bucket {
-        &self.index.heads[self.bucket as usize]
+        self.head
     }
 
     #[inline]
@@ -116,6 +125,7 @@ impl<'i, G: Geometry> Chain<'i, G> {
     }
 
     /// Follows the links, at most `count`; ends where a bucket has gone.
+    #[inline]
     pub(super) fn walk(self, count: usize) -> Links {
         let mut links = Links {
             words: [Link::FRESH; LINKS_MAX],
@@ -134,6 +144,7 @@ impl<'i, G: Geometry> Chain<'i, G> {
     }
 
     /// The links under `h`, loaded after it. `None`: `h` does not stand any more.
+    #[inline]
     pub(super) fn links(self, h: Header) -> Option<Links> {
         let links = self.walk(h.overflow());
         (links.count == h.overflow()).then_some(links)
@@ -143,6 +154,20 @@ impl<'i, G: Geometry> Chain<'i, G> {
     #[cfg(test)]
     pub(super) fn overflow_numbers(self, links: &Links) -> Vec<u32> {
         (0..links.count).map(|depth| links.bucket(depth)).collect()
+    }
+
+    /// One of its buckets, of which there are one more than links, the head first: bucket, its first
+    /// position, slots used.
+    #[inline]
+    pub(super) fn nth_bucket(self, links: &Links, at: usize) -> (&'i Bucket, usize, usize) {
+        match at.checked_sub(1) {
+            None => (self.head(), 0, G::HEAD_SLOTS),
+            Some(depth) => (
+                self.index.overflow.bucket(links.bucket(depth)),
+                G::HEAD_SLOTS + depth * G::OVERFLOW_SLOTS,
+                G::OVERFLOW_SLOTS,
+            ),
+        }
     }
 
     /// The buckets of the chain: bucket, its first position, slots used.
@@ -158,7 +183,7 @@ impl<'i, G: Geometry> Chain<'i, G> {
     }
 
     /// Counts, for each key that an official slot stands for, whether a lookup of it reads the
-    /// head bucket and that slot's entry alone: the first slot that matches is this one.
+    /// head bucket and that slot's entry alone: it is the first slot there that has its tag.
     pub(super) fn count_hit_lines(self, lines: &mut HitLines) {
         let h = self.header();
         let Some(links) = self.links(h) else {
@@ -168,19 +193,20 @@ impl<'i, G: Geometry> Chain<'i, G> {
             for at in bits(h.valid() >> first).take_while(|at| *at < used) {
                 // Acquire, P2: as in a scan.
                 let slot = Slot(bucket.slots[at].load(Ordering::Acquire));
-                for wanted in slot.wanted() {
-                    let before = &bucket.slots[..at];
-                    // Acquire, P2.
-                    let hides =
-                        |word: &AtomicU64| wanted.matches(Slot(word.load(Ordering::Acquire)));
-                    lines.keys += 1;
-                    lines.in_two += u64::from(first == 0 && !before.iter().any(hides));
-                }
+                let alike = Pattern::alike(slot);
+                let before = &bucket.slots[..at];
+                // Acquire, P2.
+                let hides = |word: &AtomicU64| alike.matches(Slot(word.load(Ordering::Acquire)));
+                let is_first = first == 0 && !before.iter().any(hides);
+                let keys = slot.key_count();
+                lines.keys += keys;
+                lines.in_two += if is_first { keys } else { 0 };
             }
         }
     }
 
     /// Where a position is under these links; `None` if it is not in the chain.
+    #[inline]
     pub(super) fn home(self, links: &Links, position: usize) -> Option<Home> {
         let Some(beyond) = position.checked_sub(G::HEAD_SLOTS) else {
             return Some(Home {
@@ -195,6 +221,7 @@ impl<'i, G: Geometry> Chain<'i, G> {
         })
     }
 
+    #[inline]
     pub(super) fn slot(self, home: Home) -> &'i AtomicU64 {
         match home.overflow {
             None => &self.head().slots[home.slot],
@@ -203,22 +230,22 @@ impl<'i, G: Geometry> Chain<'i, G> {
     }
 
     /// Claims the first free position below `limit` that is not official under `h`.
+    #[inline]
     pub(super) fn claim(self, h: Header, links: &Links, limit: usize, mine: Slot) -> Option<Claim> {
-        (0..links.positions::<G>().min(limit))
-            .filter(|position| !h.is_official(*position))
-            .find_map(|position| {
-                let home = self.home(links, position)?;
-                let word = self.slot(home);
-                // Relaxed: only a look; the CAS decides.
-                if Slot(word.load(Ordering::Relaxed)) != Slot::EMPTY {
-                    return None;
-                }
-                // AcqRel, P2 and P5: takes over the header of whoever emptied it, and hands the
-                // entry's body on to whoever reads the word. Failure relaxed: the next one is tried.
-                word.compare_exchange(Slot::EMPTY.0, mine.0, Ordering::AcqRel, Ordering::Relaxed)
-                    .is_ok()
-                    .then_some(Claim { position, home })
-            })
+        let positions = links.positions::<G>().min(limit);
+        bits(!h.valid() & ((1 << positions) - 1)).find_map(|position| {
+            let home = self.home(links, position)?;
+            let word = self.slot(home);
+            // Relaxed: only a look; the CAS decides.
+            if Slot(word.load(Ordering::Relaxed)) != Slot::EMPTY {
+                return None;
+            }
+            // AcqRel, P2 and P5: takes over the header of whoever emptied it, and hands the
+            // entry's body on to whoever reads the word. Failure relaxed: the next one is tried.
+            word.compare_exchange(Slot::EMPTY.0, mine.0, Ordering::AcqRel, Ordering::Relaxed)
+                .is_ok()
+                .then_some(Claim { position, home })
+        })
     }
 
     /// Gives a claim up.
@@ -230,6 +257,7 @@ impl<'i, G: Geometry> Chain<'i, G> {
 
     /// Changes the header from `h`; true if it was still `h`. Then the words of cleared
     /// positions are ours to empty, and buckets that went out are ours to take out.
+    #[inline(always)]
     pub(super) fn change(
         self,
         worker: &mut LockfreeWorker,
@@ -260,11 +288,19 @@ impl<'i, G: Geometry> Chain<'i, G> {
             // Release, P5: whoever claims the slot has our header behind it.
             self.slot(home).store(Slot::EMPTY.0, Ordering::Release);
         }
+        if overflow < links.count {
+            self.shorten(worker, links, overflow);
+        }
+        true
+    }
+
+    /// Takes out the buckets behind the first `overflow`, which the header does not count any more.
+    #[cold]
+    fn shorten(self, worker: &mut LockfreeWorker, links: &Links, overflow: usize) {
         for depth in (overflow..links.count).rev() {
             // From the value read under `h`: reading again would find somebody's current proposal.
             self.take_out(worker, self.link_word(links, depth), links.words[depth]);
         }
-        true
     }
 
     /// Takes a bucket out of a link word; whoever succeeds retires it.

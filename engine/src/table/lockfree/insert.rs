@@ -61,31 +61,50 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
         random: u32,
         policy: &mut dyn ClashPolicy<K>,
     ) -> Confirmed {
-        worker.now = now;
+        let pieces = self.pieces_to_confirm(id);
+        if let Ok(pieces) = &pieces {
+            // Both at once: the second one is there when the first one is done.
+            self.prefetch_heads(pieces);
+        }
+        self.confirm_pieces(worker, id, &pieces, (now, random), policy)
+    }
+
+    /// The pieces of an entry that is about to be confirmed.
+    #[inline]
+    pub(super) fn pieces_to_confirm(&self, id: EntryId) -> Result<Pieces<K>, SelfClash> {
         let entry = self.slab.entry(id);
         let (original, reply) = (entry.key(Direction::Original), entry.key(Direction::Reply));
+        Pieces::of(&original, &reply, self.hashing())
+    }
+
+    /// Confirms an entry of these pieces, at a time, with a random number for its limit.
+    pub(super) fn confirm_pieces(
+        &self,
+        worker: &mut LockfreeWorker,
+        id: EntryId,
+        pieces: &Result<Pieces<K>, SelfClash>,
+        (now, random): (Nanos, u32),
+        policy: &mut dyn ClashPolicy<K>,
+    ) -> Confirmed {
+        worker.now = now;
+        let entry = self.slab.entry(id);
         let status = entry.status();
-        let pieces = if status.contains(Status::DYING) {
-            Err(Refusal::Dying)
-        } else {
-            Pieces::of(&original, &reply, self.hashing()).map_err(|SelfClash| {
-                Refusal::Clash(Clash {
-                    winner: id,
-                    key: Direction::Reply,
-                    winner_key: Direction::Original,
-                    at_reply_only: false,
-                })
-            })
-        };
         let pieces = match pieces {
-            Ok(pieces) => pieces,
-            Err(refusal) => {
+            Ok(pieces) if !status.contains(Status::DYING) => *pieces,
+            hopeless => {
+                let refusal = match hopeless {
+                    Ok(_) => Refusal::Dying,
+                    Err(SelfClash) => Refusal::Clash(Clash {
+                        winner: id,
+                        key: Direction::Reply,
+                        winner_key: Direction::Original,
+                        at_reply_only: false,
+                    }),
+                };
                 self.end_unseen(worker, id);
                 return Confirmed::Refused(refusal);
             }
         };
-        // Both at once: the second one is there when the first one is done.
-        self.prefetch_heads(&pieces);
         let mut confirm = Confirm {
             id,
             pieces,

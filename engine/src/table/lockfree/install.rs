@@ -2,10 +2,14 @@
 //! helpers run alike.
 
 use super::LockfreeTable;
-use super::bucket::Geometry;
+use super::bucket::{Bucket, Geometry};
 use super::canonical::{Piece, Pieces};
 use super::chain::{Chain, Change, Claim, Lengthened, Links, Proposal};
-use super::scan::{bits, scan};
+#[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, miri))))]
+use super::scan::{Avx2, Avx512, Matcher};
+use super::scan::{Isa, bits, scan};
+#[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, miri))))]
+use super::word::Wanted;
 use super::word::{Abort, Header, Slot, State};
 use super::worker::LockfreeWorker;
 use crate::sync::Ordering;
@@ -47,6 +51,18 @@ enum Met {
     Pending(Insert),
     /// Of an equal piece.
     Confirmed(EntryId),
+}
+
+/// Does a bucket hold a word that one of these wants?
+#[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, miri))))]
+#[inline]
+fn any_wanted<S: Matcher>(bucket: &Bucket, wanted: (Wanted, Option<Wanted>)) -> bool {
+    let mut matches = S::matches(bucket, wanted.0);
+    if let Some(other) = wanted.1 {
+        matches |= S::matches(bucket, other);
+    }
+    S::leave();
+    matches != 0
 }
 
 impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
@@ -150,7 +166,11 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     ) -> Result<u32, Step> {
         let mine = piece.slot(insert.id);
         let mut dead = 0;
-        for (bucket, first, used) in chain.buckets(*links) {
+        for at in 0..=links.count() {
+            let (bucket, first, used) = chain.nth_bucket(links, at);
+            if self.has_no_match(bucket, piece) {
+                continue;
+            }
             let scanned = scan(bucket, used, piece.pattern());
             for at in bits(scanned.matches & (h.valid() >> first)) {
                 let slot = scanned.slots[at];
@@ -181,6 +201,23 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
             }
         }
         Ok(dead)
+    }
+
+    /// Sees at once, where there are vectors, that no word of a bucket can be of an equal piece. The
+    /// compare is after the load of the header (acquire) and before its CAS (release), and while that
+    /// header stands official words do not change: as good as reading them one by one.
+    #[inline]
+    fn has_no_match(&self, bucket: &Bucket, piece: &Piece<K>) -> bool {
+        match self.isa {
+            #[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, miri))))]
+            Isa::Avx2 => !any_wanted::<Avx2>(bucket, piece.wanted()),
+            #[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, miri))))]
+            Isa::Avx512 => !any_wanted::<Avx512>(bucket, piece.wanted()),
+            _ => {
+                let _ = (bucket, piece);
+                false
+            }
+        }
     }
 
     /// What a slot of the right tag stands for.

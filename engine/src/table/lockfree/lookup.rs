@@ -4,7 +4,7 @@ use std::hint::select_unpredictable;
 
 use super::LockfreeTable;
 use super::bucket::{Bucket, Geometry, SLOTS};
-use super::canonical::{Pieces, Place};
+use super::canonical::Place;
 use super::prefetch::{Hint, prefetch};
 #[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, miri))))]
 use super::scan::{Avx2, Avx512, Isa};
@@ -254,14 +254,6 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
             if let Some(number) = link.bucket() {
                 prefetch(hint, self.index.overflow.bucket(number));
             }
-        }
-    }
-
-    /// Asks for the head buckets of pieces, to change them.
-    #[inline]
-    pub(super) fn prefetch_heads(&self, pieces: &Pieces<K>) {
-        for piece in pieces.iter() {
-            prefetch(self.write_hint, self.index.chain(piece.place.bucket).head());
         }
     }
 

@@ -107,7 +107,14 @@
 //! ([`scan`]) and asks for the entries of the right tag, then reads the entries; what goes on into
 //! overflow is asked for in between, and settled last. Words that a vector compare found are
 //! read again by an acquire load (P2). Hints for reading and writing, and the instructions, are
-//! settings. Locked instructions of a connect: two claims, two headers, one state.
+//! settings.
+//!
+//! # What a connect and a removal cost
+//! Locked instructions of a connect: two claims, two headers, one state; of a removal one state, two headers,
+//! one status bit. A batch (`batch`) hashes the keys once, asks for the heads of all, then for the overflow
+//! buckets of chains that go on, and then does one after the other; the order of each one's steps is
+//! that of an operation alone. Where there are vectors, one compare tells an insert that a
+//! bucket holds no equal tag.
 //!
 //! # Reclamation
 //! Who may hold a reference to an entry or an overflow bucket: a pinned worker. Workers are
@@ -131,6 +138,7 @@
 //! multi-word compare-and-swap operation* (2002). Cache-line buckets with a versioned header:
 //! Li et al., MemC3 (2013). What a confirm means: `__nf_conntrack_confirm`, `nf_ct_resolve_clash` (nf_conntrack_core.c).
 
+mod batch;
 mod bucket;
 mod canonical;
 mod chain;
@@ -170,6 +178,7 @@ use super::{
     ChainLengths, ClashPolicy, Confirmed, EarlyDrop, FlowTable, Guarantees, Hit, HitLines,
     TableConfig,
 };
+use crate::random::WorkerRng;
 use crate::sync::{AtomicU64, Ordering};
 use crate::time::Nanos;
 use crate::tuple::Direction;
@@ -415,6 +424,26 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> FlowTable<K> for LockfreeTable<K, G,
         let confirmed = self.confirm_pinned(worker, id, now, random, policy);
         self.end_call(worker);
         confirmed
+    }
+
+    fn confirm_batch(
+        &self,
+        worker: &mut LockfreeWorker,
+        ids: &[EntryId],
+        now: Nanos,
+        rng: &mut WorkerRng,
+        policy: &mut dyn ClashPolicy<K>,
+        outcomes: &mut [Confirmed],
+    ) {
+        self.begin_call(worker);
+        self.confirm_many(worker, ids, (now, rng), policy, outcomes);
+        self.end_call(worker);
+    }
+
+    fn remove_batch(&self, worker: &mut LockfreeWorker, ids: &[EntryId], removed: &mut [bool]) {
+        self.begin_call(worker);
+        self.kill_many(worker, ids, removed);
+        self.end_call(worker);
     }
 
     fn prepare_remove(&self, worker: &mut LockfreeWorker, ids: &[EntryId]) {

@@ -1,11 +1,10 @@
 //! Taking connections out.
 
 use super::LockfreeTable;
-use super::bucket::Geometry;
+use super::bucket::{Bucket, Geometry};
 use super::canonical::{Piece, Pieces};
 use super::chain::Change;
-use super::scan::{bits, scan};
-use super::word::State;
+use super::word::{Slot, State};
 use super::worker::LockfreeWorker;
 use crate::status::Status;
 use crate::sync::{Ordering, fence_after_exchange};
@@ -13,20 +12,45 @@ use crate::table::hash::KeyHasher;
 use crate::table::key::FlowKey;
 use crate::table::slab::EntryId;
 
+/// A confirmed connection that is to be removed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Victim<K> {
+    state: State,
+    pub(super) pieces: Pieces<K>,
+}
+
 impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     /// Removes a confirmed connection; true for the one caller who did it, who must give
     /// it back. The caller is pinned.
     pub(super) fn kill(&self, worker: &mut LockfreeWorker, id: EntryId) -> bool {
-        let word = self.state_word(id);
-        // Acquire, P1: if it is confirmed, its keys.
-        let state = State(word.load(Ordering::Acquire));
-        if !state.is_confirmed() || state.generation() != id.generation {
+        let Some(victim) = self.victim(id) else {
             return false;
-        }
-        let pieces = self.pieces_of(id, state);
-        self.prefetch_heads(&pieces);
+        };
+        self.prefetch_heads(&victim.pieces);
+        self.kill_victim(worker, id, &victim)
+    }
+
+    /// What must be known of a confirmed connection to remove it: its state, and its pieces.
+    pub(super) fn victim(&self, id: EntryId) -> Option<Victim<K>> {
+        // Acquire, P1: if it is confirmed, its keys.
+        let state = State(self.state_word(id).load(Ordering::Acquire));
+        let is_alive = state.is_confirmed() && state.generation() == id.generation;
+        is_alive.then(|| Victim {
+            state,
+            pieces: self.pieces_of(id, state),
+        })
+    }
+
+    /// Removes a connection that was seen confirmed in this pin, if it still is.
+    pub(super) fn kill_victim(
+        &self,
+        worker: &mut LockfreeWorker,
+        id: EntryId,
+        victim: &Victim<K>,
+    ) -> bool {
+        let Victim { state, pieces } = victim;
         // AcqRel: one killer; what was done to the entry before is his to see. Failure: somebody else was first.
-        let killed = word.compare_exchange(
+        let killed = self.state_word(id).compare_exchange(
             state.0,
             state.dying().0,
             Ordering::AcqRel,
@@ -39,7 +63,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
         // Theirs first: our later lookups see what they did. (See the head: store buffering.)
         fence_after_exchange();
         self.slab.entry(id).set_status(Status::DYING);
-        self.clear_all(worker, id, &pieces);
+        self.clear_all(worker, id, pieces);
         worker.own(id);
         true
     }
@@ -70,11 +94,9 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
                 continue;
             };
             let mut clear = 0;
-            for (bucket, first, used) in chain.buckets(links) {
-                let scanned = scan(bucket, used, piece.pattern());
-                clear |= bits(scanned.matches & (h.valid() >> first))
-                    .filter(|at| scanned.slots[*at] == mine)
-                    .fold(0, |mask, at| mask | 1 << (first + at));
+            for at in 0..=links.count() {
+                let (bucket, first, used) = chain.nth_bucket(&links, at);
+                clear |= where_is(bucket, used, mine) << first & h.valid();
             }
             let change = Change {
                 set: 0,
@@ -88,4 +110,15 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
             }
         }
     }
+}
+
+/// Which of the first `used` slots of a bucket hold this word.
+#[inline]
+fn where_is(bucket: &Bucket, used: usize, mine: Slot) -> u32 {
+    // Without branches: which slot it is cannot be predicted.
+    let slots = bucket.slots.iter().take(used).enumerate();
+    slots.fold(0, |mask, (i, word)| {
+        // Acquire, P2: as in a scan.
+        mask | u32::from(word.load(Ordering::Acquire) == mine.0) << i
+    })
 }

@@ -56,7 +56,7 @@ impl Header {
         (self.0 & (INIT - 1)) as u32
     }
 
-    #[inline]
+    #[cfg(test)]
     pub(super) fn is_official(self, position: usize) -> bool {
         self.valid() >> position & 1 == 1
     }
@@ -163,14 +163,9 @@ impl Slot {
         }
     }
 
-    /// What lookups of the keys that it stands for want: one or two.
-    pub(super) fn wanted(self) -> impl Iterator<Item = Wanted> {
-        let covers = (self.0 >> COVERS_SHIFT) as Covers & COVERS_BOTH;
-        let tag = (self.0 >> TAG_SHIFT) as u16;
-        [1, 2]
-            .into_iter()
-            .filter(move |orientation| covers & orientation != 0)
-            .map(move |orientation| Wanted::new(tag, orientation))
+    /// Keys that it stands for.
+    pub(super) fn key_count(self) -> u64 {
+        u64::from((self.0 >> COVERS_SHIFT & 3).count_ones())
     }
 
     /// Is it of this life of its entry?
@@ -212,6 +207,11 @@ impl Pattern {
             tag: u64::from(tag) << TAG_SHIFT,
             covers: u64::from(covers) << COVERS_SHIFT,
         }
+    }
+
+    /// All pieces that have the tag of this one.
+    pub(super) fn alike(slot: Slot) -> Pattern {
+        Pattern::new((slot.0 >> TAG_SHIFT) as u16, COVERS_BOTH)
     }
 
     /// Free words never match: they cover nothing.

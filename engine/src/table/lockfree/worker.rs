@@ -101,7 +101,7 @@ pub struct LockfreeWorker {
     pub(super) entry_limbo: Limbo,
     pub(super) overflow_limbo: Limbo,
     /// Removed by this worker and not released yet.
-    owned: Vec<EntryId>,
+    owned: VecDeque<EntryId>,
     /// Of these, the ones that nobody asked it to remove.
     pub(super) removed: VecDeque<EntryId>,
     /// The time of the call under way, for inserts that replace the expired.
@@ -124,7 +124,7 @@ impl LockfreeWorker {
             overflow: Cache::new(),
             entry_limbo: Limbo::new(shared.limbo_entries),
             overflow_limbo: Limbo::new(shared.limbo_overflow),
-            owned: Vec::with_capacity(REMOVED),
+            owned: VecDeque::with_capacity(REMOVED),
             removed: VecDeque::with_capacity(REMOVED),
             now: 0,
             counters: LockfreeCounters::default(),
@@ -137,8 +137,8 @@ impl LockfreeWorker {
 
     /// Entries that it removed and has not given back.
     #[cfg(test)]
-    pub(super) fn owned(&self) -> &[EntryId] {
-        &self.owned
+    pub(super) fn owned(&self) -> impl Iterator<Item = EntryId> + '_ {
+        self.owned.iter().copied()
     }
 
     /// Takes its share of everything beforehand, so that its calls touch nothing that
@@ -185,7 +185,7 @@ impl LockfreeWorker {
 
     /// From here on `id` is this worker's to give back.
     pub(super) fn own(&mut self, id: EntryId) {
-        self.owned.push(id);
+        self.owned.push_back(id);
     }
 
     /// Was `id` this worker's to give back? Not any more.
@@ -194,9 +194,14 @@ impl LockfreeWorker {
         if self.owned.is_empty() {
             return false;
         }
-        // Few at a time, the last one most often.
+        // A batch is given back in the order of its removals; else it is the last one most often.
+        if self.owned.front() == Some(&id) {
+            return self.owned.pop_front().is_some();
+        }
         let found = self.owned.iter().rposition(|owned| *owned == id);
-        found.map(|at| self.owned.swap_remove(at)).is_some()
+        found
+            .and_then(|at| self.owned.swap_remove_back(at))
+            .is_some()
     }
 
     /// Takes over what workers that are gone left behind; true if there was anything.

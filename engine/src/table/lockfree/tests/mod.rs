@@ -3,6 +3,8 @@
 
 #[cfg(shuttle)]
 mod abandoned;
+#[cfg(not(any(loom, shuttle)))]
+mod batches;
 #[cfg(shuttle)]
 mod few_switches;
 #[cfg(not(any(loom, shuttle)))]

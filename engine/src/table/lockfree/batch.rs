@@ -1,0 +1,122 @@
+//! Many confirms, or removals, in one call: keys are hashed once, and the memory that all of them need
+//! is on its way before the first one begins.
+//!
+//! Passes over at most [`BATCH`] connections ask for the head buckets; then for the links of chains that go
+//! on; then for their first overflow buckets. After that each is confirmed, or removed, as if it came alone, one after
+//! the other: a connection may clash with one that came before it in the same batch.
+
+use super::LockfreeTable;
+use super::bucket::Geometry;
+use super::canonical::{Piece, Pieces};
+use super::prefetch::prefetch;
+use super::word::Link;
+use super::worker::LockfreeWorker;
+use crate::random::WorkerRng;
+use crate::sync::Ordering;
+use crate::table::hash::KeyHasher;
+use crate::table::key::FlowKey;
+use crate::table::slab::EntryId;
+use crate::table::{ClashPolicy, Confirmed};
+use crate::time::Nanos;
+
+/// Connections whose memory is asked for at the same time.
+const BATCH: usize = 32;
+
+/// Fewer connections than this are not worth a pass of their own: confirm reads the same lines soon enough.
+const FEW: usize = 4;
+
+impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
+    /// [`FlowTable::confirm_batch`](crate::table::FlowTable::confirm_batch), pinned.
+    pub(super) fn confirm_many(
+        &self,
+        worker: &mut LockfreeWorker,
+        ids: &[EntryId],
+        (now, rng): (Nanos, &mut WorkerRng),
+        policy: &mut dyn ClashPolicy<K>,
+        outcomes: &mut [Confirmed],
+    ) {
+        for (ids, outcomes) in ids.chunks(BATCH).zip(outcomes.chunks_mut(BATCH)) {
+            let planned: [_; BATCH] = std::array::from_fn(|at| {
+                let pieces = self.pieces_to_confirm(*ids.get(at)?);
+                if let Ok(pieces) = &pieces {
+                    self.prefetch_heads(pieces);
+                }
+                Some(pieces)
+            });
+            let pieces = planned.iter().flatten().flatten().flat_map(Pieces::iter);
+            self.prefetch_behind_heads(ids.len(), pieces);
+            for ((&id, planned), outcome) in ids.iter().zip(&planned).zip(outcomes) {
+                if let Some(pieces) = planned {
+                    let draw = (now, rng.next_u32());
+                    *outcome = self.confirm_pieces(worker, id, pieces, draw, policy);
+                }
+            }
+        }
+    }
+
+    /// [`FlowTable::remove_batch`](crate::table::FlowTable::remove_batch), pinned.
+    pub(super) fn kill_many(
+        &self,
+        worker: &mut LockfreeWorker,
+        ids: &[EntryId],
+        removed: &mut [bool],
+    ) {
+        for (ids, removed) in ids.chunks(BATCH).zip(removed.chunks_mut(BATCH)) {
+            for &id in ids {
+                prefetch(self.write_hint, self.slab.entry(id));
+            }
+            let victims: [_; BATCH] = std::array::from_fn(|at| {
+                let victim = self.victim(*ids.get(at)?)?;
+                self.prefetch_heads(&victim.pieces);
+                Some(victim)
+            });
+            let pieces = victims.iter().flatten().flat_map(|v| v.pieces.iter());
+            self.prefetch_behind_heads(ids.len(), pieces);
+            for ((&id, victim), removed) in ids.iter().zip(&victims).zip(removed) {
+                *removed = victim
+                    .as_ref()
+                    .is_some_and(|victim| self.kill_victim(worker, id, victim));
+            }
+        }
+    }
+
+    /// Asks for the head buckets of pieces, to change them.
+    #[inline]
+    pub(super) fn prefetch_heads(&self, pieces: &Pieces<K>) {
+        for piece in pieces.iter() {
+            prefetch(self.write_hint, self.index.chain(piece.place.bucket).head());
+        }
+    }
+
+    /// Asks for what lies behind the head buckets of pieces of so many connections: links and overflow
+    /// buckets of chains that have any.
+    fn prefetch_behind_heads<'p>(
+        &self,
+        connections: usize,
+        pieces: impl Iterator<Item = &'p Piece<K>>,
+    ) where
+        K: 'p,
+    {
+        if connections < FEW {
+            return;
+        }
+        let (mut long, mut count) = ([0; 2 * BATCH], 0);
+        for piece in pieces {
+            let bucket = piece.place.bucket;
+            long[count] = bucket;
+            // Counted, not branched on: one chain in eight goes on.
+            count += usize::from(self.index.chain(bucket).header().overflow() > 0);
+        }
+        let long = &long[..count];
+        for &bucket in long {
+            prefetch(self.hint, &self.index.ext[bucket as usize]);
+        }
+        for &bucket in long {
+            // Relaxed: only to know which line to ask for.
+            let link = Link(self.index.ext[bucket as usize].load(Ordering::Relaxed));
+            if let Some(number) = link.bucket() {
+                prefetch(self.write_hint, self.index.overflow.bucket(number));
+            }
+        }
+    }
+}
