@@ -3,6 +3,7 @@
 //! ```text
 //! cargo run --release -p clashtrack-engine --example table_cost -- WORKLOAD CONNECTIONS OPERATIONS [HINT]
 //! WORKLOAD   hit | miss | hit1 | connect | remove
+//! OPERATIONS lookups; connects and removals in rounds of all CONNECTIONS, three at least
 //! HINT       how lines that will be written are asked for: t0 | t1 | nta | w | none
 //! ```
 //! Instructions: run it twice under `valgrind --tool=callgrind --toggle-collect='*timed*'`,
@@ -223,7 +224,7 @@ fn main() {
             }
         }
         _ => {
-            for turn in 0..3 {
+            for turn in 0..(operations / connections).max(3) {
                 let from = Instant::now();
                 let removed = timed_remove(&table, &mut worker, &ids);
                 assert_eq!(removed, ids.len() as u64);

@@ -7,7 +7,7 @@
 
 use super::LockfreeTable;
 use super::bucket::Geometry;
-use super::canonical::{Piece, Pieces};
+use super::canonical::{Pieces, Place};
 use super::prefetch::prefetch;
 use super::word::Link;
 use super::worker::LockfreeWorker;
@@ -36,20 +36,16 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
         outcomes: &mut [Confirmed],
     ) {
         for (ids, outcomes) in ids.chunks(BATCH).zip(outcomes.chunks_mut(BATCH)) {
-            let planned: [_; BATCH] = std::array::from_fn(|at| {
-                let pieces = self.pieces_to_confirm(*ids.get(at)?);
-                if let Ok(pieces) = &pieces {
-                    self.prefetch_heads(pieces);
-                }
-                Some(pieces)
-            });
-            let pieces = planned.iter().flatten().flatten().flat_map(Pieces::iter);
-            self.prefetch_behind_heads(ids.len(), pieces);
-            for ((&id, planned), outcome) in ids.iter().zip(&planned).zip(outcomes) {
-                if let Some(pieces) = planned {
-                    let draw = (now, rng.next_u32());
-                    *outcome = self.confirm_pieces(worker, id, pieces, draw, policy);
-                }
+            let mut places = [[Place::default(); 2]; BATCH];
+            for (places, &id) in places.iter_mut().zip(ids) {
+                *places = self.ask_for_heads(id);
+            }
+            self.ask_for_what_is_behind(&places[..ids.len()]);
+            for ((&id, &places), outcome) in ids.iter().zip(&places).zip(outcomes) {
+                let [original, reply] = self.keys_of(id);
+                let pieces = Pieces::placed(&original, &reply, places);
+                let draw = (now, rng.next_u32());
+                *outcome = self.confirm_pieces(worker, id, &pieces, draw, policy);
             }
         }
     }
@@ -65,19 +61,36 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
             for &id in ids {
                 prefetch(self.write_hint, self.slab.entry(id));
             }
-            let victims: [_; BATCH] = std::array::from_fn(|at| {
-                let victim = self.victim(*ids.get(at)?)?;
-                self.prefetch_heads(&victim.pieces);
-                Some(victim)
-            });
-            let pieces = victims.iter().flatten().flat_map(|v| v.pieces.iter());
-            self.prefetch_behind_heads(ids.len(), pieces);
-            for ((&id, victim), removed) in ids.iter().zip(&victims).zip(removed) {
-                *removed = victim
-                    .as_ref()
-                    .is_some_and(|victim| self.kill_victim(worker, id, victim));
+            let mut places = [[Place::default(); 2]; BATCH];
+            let mut states = [None; BATCH];
+            let mut count = 0;
+            for (at, &id) in ids.iter().enumerate() {
+                states[at] = self.confirmed_state(id);
+                if states[at].is_some() {
+                    places[at] = self.ask_for_heads(id);
+                    count = at + 1;
+                }
+            }
+            self.ask_for_what_is_behind(&places[..count]);
+            for (at, removed) in removed.iter_mut().enumerate().take(ids.len()) {
+                let id = ids[at];
+                *removed = states[at].is_some_and(|state| {
+                    let pieces = self.pieces_at(id, state, places[at]);
+                    self.kill_seen(worker, id, state, &pieces)
+                });
             }
         }
+    }
+
+    /// The places of an entry's keys, which may be read; their head buckets are asked for, to change them.
+    #[inline]
+    fn ask_for_heads(&self, id: EntryId) -> [Place; 2] {
+        let [original, reply] = self.keys_of(id);
+        let places = Place::of_both(&original, &reply, self.hashing());
+        for place in places {
+            prefetch(self.write_hint, self.index.chain(place.bucket).head());
+        }
+        places
     }
 
     /// Asks for the head buckets of pieces, to change them.
@@ -88,24 +101,16 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
         }
     }
 
-    /// Asks for what lies behind the head buckets of pieces of so many connections: links and overflow
-    /// buckets of chains that have any.
-    fn prefetch_behind_heads<'p>(
-        &self,
-        connections: usize,
-        pieces: impl Iterator<Item = &'p Piece<K>>,
-    ) where
-        K: 'p,
-    {
-        if connections < FEW {
+    /// Asks for links and overflow buckets of the chains that have any.
+    fn ask_for_what_is_behind(&self, places: &[[Place; 2]]) {
+        if places.len() < FEW {
             return;
         }
         let (mut long, mut count) = ([0; 2 * BATCH], 0);
-        for piece in pieces {
-            let bucket = piece.place.bucket;
-            long[count] = bucket;
+        for place in places.as_flattened() {
+            long[count] = place.bucket;
             // Counted, not branched on: one chain in eight goes on.
-            count += usize::from(self.index.chain(bucket).header().overflow() > 0);
+            count += usize::from(self.index.chain(place.bucket).header().overflow() > 0);
         }
         let long = &long[..count];
         for &bucket in long {

@@ -59,6 +59,21 @@ impl Place {
     }
 }
 
+impl Place {
+    /// Of a connection's two keys, the original first.
+    #[inline]
+    pub(super) fn of_both<K: FlowKey, H: KeyHasher>(
+        original: &K,
+        reply: &K,
+        (hasher, buckets): (H, u32),
+    ) -> [Place; 2] {
+        [
+            Place::of(&original.canonical().0, hasher, buckets),
+            Place::of(&reply.canonical().0, hasher, buckets),
+        ]
+    }
+}
+
 /// One slot's worth of a connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Piece<K> {
@@ -70,17 +85,12 @@ pub(super) struct Piece<K> {
 
 impl<K: FlowKey> Piece<K> {
     #[inline]
-    fn new<H: KeyHasher>(
-        key: Oriented<K>,
-        covers: Covers,
-        role: Direction,
-        table: (H, u32),
-    ) -> Piece<K> {
+    fn new(key: &Oriented<K>, covers: Covers, role: Direction, place: Place) -> Piece<K> {
         Piece {
             canon: key.canon,
             covers,
             role,
-            place: Place::of(&key.canon, table.0, table.1),
+            place,
         }
     }
 
@@ -122,8 +132,11 @@ impl<K: FlowKey> Piece<K> {
 /// everybody installs them, so that helpers always go upwards and never in a circle.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pieces<K> {
+    /// Of the original key, of the reply key; twice the same one if there is one.
     pieces: [Piece<K>; 2],
     count: usize,
+    /// The second one comes first. Told apart here, not put in order: which it is cannot be predicted.
+    reply_first: bool,
 }
 
 /// Both keys of a NATed connection are the same one: it would clash with itself.
@@ -138,47 +151,62 @@ impl<K: FlowKey> Pieces<K> {
         reply: &K,
         table: (H, u32),
     ) -> Result<Pieces<K>, SelfClash> {
+        Pieces::placed(original, reply, Place::of_both(original, reply, table))
+    }
+
+    /// The same where the places of the two keys are known.
+    #[inline(always)]
+    pub(super) fn placed(
+        original: &K,
+        reply: &K,
+        places: [Place; 2],
+    ) -> Result<Pieces<K>, SelfClash> {
         let (first, second) = (Oriented::new(original), Oriented::new(reply));
-        if first.canon == second.canon {
+        if is_equal(&first.canon, &second.canon) {
             if first.covers == second.covers && !first.is_own_inverse() {
                 return Err(SelfClash);
             }
-            return Ok(Pieces::one(Piece::new(
-                first,
-                COVERS_BOTH,
-                Direction::Original,
-                table,
-            )));
+            let both = Piece::new(&first, COVERS_BOTH, Direction::Original, places[0]);
+            return Ok(Pieces::one(both));
         }
-        let original = Piece::new(first, first.covers, Direction::Original, table);
-        let reply = Piece::new(second, second.covers, Direction::Reply, table);
         let reply_first = is_less(&second.canon, &first.canon);
-        // Taken from an array, not exchanged: which one is smaller cannot be predicted.
-        let both = [original, reply, original];
-        let at = usize::from(reply_first);
         Ok(Pieces {
-            pieces: [both[at], both[at + 1]],
+            pieces: [
+                Piece::new(&first, first.covers, Direction::Original, places[0]),
+                Piece::new(&second, second.covers, Direction::Reply, places[1]),
+            ],
             count: 2,
+            reply_first,
         })
     }
 
     /// The piece of a connection that lives by its reply key alone.
     pub(super) fn reply_only<H: KeyHasher>(reply: &K, table: (H, u32)) -> Pieces<K> {
         let key = Oriented::new(reply);
-        Pieces::one(Piece::new(key, key.covers, Direction::Reply, table))
+        let place = Place::of(&key.canon, table.0, table.1);
+        Pieces::one(Piece::new(&key, key.covers, Direction::Reply, place))
     }
 
     fn one(piece: Piece<K>) -> Pieces<K> {
         Pieces {
             pieces: [piece; 2],
             count: 1,
+            reply_first: false,
         }
     }
 
     #[inline]
-    pub(super) fn iter(&self) -> std::slice::Iter<'_, Piece<K>> {
-        self.pieces[..self.count].iter()
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Piece<K>> {
+        (0..self.count).map(|at| &self.pieces[at ^ usize::from(self.reply_first)])
     }
+}
+
+/// Equality word by word, in registers.
+#[inline]
+fn is_equal<K: FlowKey>(a: &K, b: &K) -> bool {
+    let (a, b) = (a.words(), b.words());
+    let mut words = a.as_ref().iter().zip(b.as_ref());
+    words.all(|(a, b)| a == b)
 }
 
 /// The order of words, without a branch.

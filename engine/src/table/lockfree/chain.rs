@@ -11,8 +11,8 @@ use crate::table::HitLines;
 #[derive(Debug)]
 pub(super) struct Chain<'i, G> {
     index: &'i Index<G>,
+    /// Two words in all: a chain goes from hand to hand in registers.
     head: &'i Bucket,
-    bucket: u32,
 }
 
 impl<G> Clone for Chain<'_, G> {
@@ -31,6 +31,12 @@ pub(super) struct Links {
 }
 
 impl Links {
+    /// Of a chain that is its head alone.
+    const NONE: Links = Links {
+        words: [Link::FRESH; LINKS_MAX],
+        count: 0,
+    };
+
     /// Positions of the chain.
     pub(super) fn positions<G: Geometry>(&self) -> usize {
         G::HEAD_SLOTS + self.count * G::OVERFLOW_SLOTS
@@ -99,7 +105,6 @@ impl<G: Geometry> Index<G> {
         Chain {
             index: self,
             head: &self.heads[bucket as usize],
-            bucket,
         }
     }
 }
@@ -108,6 +113,12 @@ impl<'i, G: Geometry> Chain<'i, G> {
     #[inline]
     pub(super) fn head(self) -> &'i Bucket {
         self.head
+    }
+
+    /// Which head bucket it is.
+    fn number(self) -> usize {
+        let bytes = std::ptr::from_ref(self.head).addr() - self.index.heads.as_ptr().addr();
+        bytes / size_of::<Bucket>()
     }
 
     #[inline]
@@ -119,18 +130,15 @@ impl<'i, G: Geometry> Chain<'i, G> {
     /// The link word of a depth, given the ones above it.
     fn link_word(self, links: &Links, depth: usize) -> &'i AtomicU64 {
         match depth.checked_sub(1) {
-            None => &self.index.ext[self.bucket as usize],
+            None => &self.index.ext[self.number()],
             Some(above) => &self.index.overflow.bucket(links.bucket(above)).word,
         }
     }
 
     /// Follows the links, at most `count`; ends where a bucket has gone.
-    #[inline]
+    #[inline(never)]
     pub(super) fn walk(self, count: usize) -> Links {
-        let mut links = Links {
-            words: [Link::FRESH; LINKS_MAX],
-            count: 0,
-        };
+        let mut links = Links::NONE;
         while links.count < count {
             // Acquire, P4: the bucket is empty, or what was put into it since.
             let link = Link(self.link_word(&links, links.count).load(Ordering::Acquire));
@@ -146,6 +154,9 @@ impl<'i, G: Geometry> Chain<'i, G> {
     /// The links under `h`, loaded after it. `None`: `h` does not stand any more.
     #[inline]
     pub(super) fn links(self, h: Header) -> Option<Links> {
+        if h.overflow() == 0 {
+            return Some(Links::NONE);
+        }
         let links = self.walk(h.overflow());
         (links.count == h.overflow()).then_some(links)
     }
@@ -208,12 +219,19 @@ impl<'i, G: Geometry> Chain<'i, G> {
     /// Where a position is under these links; `None` if it is not in the chain.
     #[inline]
     pub(super) fn home(self, links: &Links, position: usize) -> Option<Home> {
-        let Some(beyond) = position.checked_sub(G::HEAD_SLOTS) else {
+        if position < G::HEAD_SLOTS {
             return Some(Home {
                 overflow: None,
                 slot: position,
             });
-        };
+        }
+        Chain::<G>::home_beyond(*links, position - G::HEAD_SLOTS)
+    }
+
+    /// Links by value, here and where else they are followed: a copy for the few chains that go on keeps
+    /// them in registers for the others.
+    #[inline(never)]
+    fn home_beyond(links: Links, beyond: usize) -> Option<Home> {
         let depth = beyond / G::OVERFLOW_SLOTS;
         (depth < links.count).then(|| Home {
             overflow: Some(links.bucket(depth)),
@@ -289,14 +307,15 @@ impl<'i, G: Geometry> Chain<'i, G> {
             self.slot(home).store(Slot::EMPTY.0, Ordering::Release);
         }
         if overflow < links.count {
-            self.shorten(worker, links, overflow);
+            self.shorten(worker, *links, overflow);
         }
         true
     }
 
     /// Takes out the buckets behind the first `overflow`, which the header does not count any more.
-    #[cold]
-    fn shorten(self, worker: &mut LockfreeWorker, links: &Links, overflow: usize) {
+    #[inline(never)]
+    fn shorten(self, worker: &mut LockfreeWorker, links: Links, overflow: usize) {
+        let links = &links;
         for depth in (overflow..links.count).rev() {
             // From the value read under `h`: reading again would find somebody's current proposal.
             self.take_out(worker, self.link_word(links, depth), links.words[depth]);
@@ -386,10 +405,16 @@ impl<'i, G: Geometry> Chain<'i, G> {
     }
 
     /// Before an installer goes: a bucket that it published and nobody linked comes out again.
+    #[inline]
     pub(super) fn sweep(self, worker: &mut LockfreeWorker, proposal: Option<Proposal<'i>>) {
-        let Some(Proposal { word, depth, value }) = proposal else {
-            return;
-        };
+        if let Some(proposal) = proposal {
+            self.withdraw(worker, proposal);
+        }
+    }
+
+    #[cold]
+    fn withdraw(self, worker: &mut LockfreeWorker, proposal: Proposal<'i>) {
+        let Proposal { word, depth, value } = proposal;
         // Acquire, and the header after the word: not linked now and its version has
         // passed, so it never will be.
         if word.load(Ordering::Acquire) == value.0 && self.header().overflow() <= depth {

@@ -166,7 +166,7 @@ pub use scan::Isa;
 pub use worker::{LockfreeCounters, LockfreeWorker};
 
 use bucket::Index;
-use canonical::Pieces;
+use canonical::{Pieces, Place};
 use pool::Pool;
 use word::{ENTRIES_MAX, Slot, State};
 use worker::Shared;
@@ -302,14 +302,28 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
         self.slab.entry(id).state_word()
     }
 
+    /// Original and reply key of an entry of the caller's own, or one seen alive in this pin (I7).
+    #[inline]
+    fn keys_of(&self, id: EntryId) -> [K; 2] {
+        let entry = self.slab.entry(id);
+        [entry.key(Direction::Original), entry.key(Direction::Reply)]
+    }
+
     /// The pieces of an entry whose state was seen alive in this pin (I7).
     fn pieces_of(&self, id: EntryId, state: State) -> Pieces<K> {
-        let entry = self.slab.entry(id);
-        let reply = entry.key(Direction::Reply);
+        let [original, reply] = self.keys_of(id);
+        let places = Place::of_both(&original, &reply, self.hashing());
+        self.pieces_at(id, state, places)
+    }
+
+    /// The same where the places of its keys are known.
+    #[inline]
+    fn pieces_at(&self, id: EntryId, state: State, places: [Place; 2]) -> Pieces<K> {
+        let [original, reply] = self.keys_of(id);
         if state.is_reply_only() {
             return Pieces::reply_only(&reply, self.hashing());
         }
-        Pieces::of(&entry.key(Direction::Original), &reply, self.hashing())
+        Pieces::placed(&original, &reply, places)
             .expect("a clash with itself is refused at the door")
     }
 
@@ -380,6 +394,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> FlowTable<K> for LockfreeTable<K, G,
         self.end_call(worker);
     }
 
+    #[inline]
     fn allocate(&self, worker: &mut LockfreeWorker) -> Option<EntryId> {
         self.begin_life(worker)
     }

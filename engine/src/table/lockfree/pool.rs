@@ -244,6 +244,7 @@ impl Pool {
     }
 
     /// A free number; `None` when none is left.
+    #[inline]
     pub(super) fn take(&self, cache: &mut Cache) -> Option<u32> {
         if let Some(number) = cache.taking.pop() {
             return Some(number);

@@ -3,7 +3,7 @@
 use super::LockfreeTable;
 use super::bucket::{Bucket, Geometry};
 use super::canonical::{Piece, Pieces};
-use super::chain::Change;
+use super::chain::{Chain, Change, Links};
 use super::word::{Slot, State};
 use super::worker::LockfreeWorker;
 use crate::status::Status;
@@ -12,43 +12,36 @@ use crate::table::hash::KeyHasher;
 use crate::table::key::FlowKey;
 use crate::table::slab::EntryId;
 
-/// A confirmed connection that is to be removed.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Victim<K> {
-    state: State,
-    pub(super) pieces: Pieces<K>,
-}
-
 impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     /// Removes a confirmed connection; true for the one caller who did it, who must give
     /// it back. The caller is pinned.
     pub(super) fn kill(&self, worker: &mut LockfreeWorker, id: EntryId) -> bool {
-        let Some(victim) = self.victim(id) else {
+        let Some(state) = self.confirmed_state(id) else {
             return false;
         };
-        self.prefetch_heads(&victim.pieces);
-        self.kill_victim(worker, id, &victim)
+        let pieces = self.pieces_of(id, state);
+        self.prefetch_heads(&pieces);
+        self.kill_seen(worker, id, state, &pieces)
     }
 
-    /// What must be known of a confirmed connection to remove it: its state, and its pieces.
-    pub(super) fn victim(&self, id: EntryId) -> Option<Victim<K>> {
+    /// The state of this life, if it is confirmed: from here on its keys may be read in this pin (I7).
+    #[inline]
+    pub(super) fn confirmed_state(&self, id: EntryId) -> Option<State> {
         // Acquire, P1: if it is confirmed, its keys.
         let state = State(self.state_word(id).load(Ordering::Acquire));
         let is_alive = state.is_confirmed() && state.generation() == id.generation;
-        is_alive.then(|| Victim {
-            state,
-            pieces: self.pieces_of(id, state),
-        })
+        is_alive.then_some(state)
     }
 
     /// Removes a connection that was seen confirmed in this pin, if it still is.
-    pub(super) fn kill_victim(
+    #[inline]
+    pub(super) fn kill_seen(
         &self,
         worker: &mut LockfreeWorker,
         id: EntryId,
-        victim: &Victim<K>,
+        state: State,
+        pieces: &Pieces<K>,
     ) -> bool {
-        let Victim { state, pieces } = victim;
         // AcqRel: one killer; what was done to the entry before is his to see. Failure: somebody else was first.
         let killed = self.state_word(id).compare_exchange(
             state.0,
@@ -84,6 +77,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
         }
     }
 
+    #[inline]
     fn clear(&self, worker: &mut LockfreeWorker, id: EntryId, piece: &Piece<K>) {
         let chain = self.index.chain(piece.place.bucket);
         let mine = piece.slot(id);
@@ -93,11 +87,11 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
             let Some(links) = chain.links(h) else {
                 continue;
             };
-            let mut clear = 0;
-            for at in 0..=links.count() {
-                let (bucket, first, used) = chain.nth_bucket(&links, at);
-                clear |= where_is(bucket, used, mine) << first & h.valid();
+            let mut clear = where_is(chain.head(), G::HEAD_SLOTS, mine);
+            if links.count() > 0 {
+                clear |= where_beyond(chain, links, mine);
             }
+            let clear = clear & h.valid();
             let change = Change {
                 set: 0,
                 clear,
@@ -110,6 +104,15 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
             }
         }
     }
+}
+
+/// Which positions behind the head hold this word.
+#[inline(never)]
+fn where_beyond<G: Geometry>(chain: Chain<'_, G>, links: Links, mine: Slot) -> u32 {
+    (1..links.count() + 1).fold(0, |mask, at| {
+        let (bucket, first, used) = chain.nth_bucket(&links, at);
+        mask | where_is(bucket, used, mine) << first
+    })
 }
 
 /// Which of the first `used` slots of a bucket hold this word.

@@ -377,22 +377,14 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     }
 
     /// A fresh entry; `None` if the quota is used up, or nothing can be reused yet.
+    #[inline]
     pub(super) fn begin_life(&self, worker: &mut LockfreeWorker) -> Option<EntryId> {
         if !worker.take_permit() {
             return None;
         }
-        let mut free = self.entries.take(&mut worker.entries);
-        if free.is_none() {
-            worker.seal();
-            worker.adopt();
-            self.reclaim(worker);
-            self.reclaim(worker);
-            free = self.entries.take(&mut worker.entries);
-        }
-        let Some(index) = free else {
-            worker.counters.recycle_stalled += 1;
-            worker.give_permit();
-            return None;
+        let index = match self.entries.take(&mut worker.entries) {
+            Some(index) => index,
+            None => self.reclaim_entry(worker)?,
         };
         // The lines of an entry to come: allocations come in batches, and TCP's tracker is
         // initialised with the entry, under its lock.
@@ -401,6 +393,21 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
             prefetch(self.write_hint, self.slab.tracker_at(soon));
         }
         Some(self.slab.begin_life(index, 0))
+    }
+
+    /// Looks for an entry when the pool has none; gives the permit back if there is none.
+    #[cold]
+    fn reclaim_entry(&self, worker: &mut LockfreeWorker) -> Option<u32> {
+        worker.seal();
+        worker.adopt();
+        self.reclaim(worker);
+        self.reclaim(worker);
+        let free = self.entries.take(&mut worker.entries);
+        if free.is_none() {
+            worker.counters.recycle_stalled += 1;
+            worker.give_permit();
+        }
+        free
     }
 
     /// Ends a life that nobody ever saw.
