@@ -1,9 +1,11 @@
 //! What one operation of the lock-free table costs: time, and (under callgrind) instructions.
 //!
 //! ```text
-//! cargo run --release -p clashtrack-engine --example table_cost -- WORKLOAD CONNECTIONS OPERATIONS [FAMILY]
+//! cargo run --release -p clashtrack-engine --example table_cost -- WORKLOAD CONNECTIONS OPERATIONS [FAMILY [HINT]]
 //! WORKLOAD   hit | miss | hit1 | connect | remove
+//! OPERATIONS lookups; connects and removals in rounds of all CONNECTIONS, three at least
 //! FAMILY     4 | 6
+//! HINT       how lines that will be written are asked for: t0 | t1 | nta | w | none
 //! ```
 //! Instructions: run it twice under `valgrind --tool=callgrind --toggle-collect='*timed*'`,
 //! which counts the timed loop alone; divide by the operations.
@@ -18,7 +20,7 @@ use clashtrack_engine::random::WorkerRng;
 use clashtrack_engine::status::Status;
 use clashtrack_engine::table::hash::HashKey;
 use clashtrack_engine::table::key::{FlowKey, KeyV4, KeyV6};
-use clashtrack_engine::table::lockfree::{LockfreeTable, LockfreeWorker};
+use clashtrack_engine::table::lockfree::{Hint, LockfreeTable, LockfreeWorker};
 use clashtrack_engine::table::slab::EntryId;
 use clashtrack_engine::table::{Confirmed, FlowTable, TableConfig};
 use clashtrack_engine::time::SECOND;
@@ -62,6 +64,7 @@ fn connect<K: FlowKey>(
     worker: &mut Worker,
     pairs: &[(K, K)],
     ids: &mut Vec<EntryId>,
+    rng: &mut WorkerRng,
 ) {
     let mut batch = [EntryId {
         index: 0,
@@ -81,10 +84,11 @@ fn connect<K: FlowKey>(
             *place = id;
         }
         let batch = &batch[..pairs.len()];
-        table.prepare_confirm(worker, batch);
-        for &id in batch {
-            let confirmed = table.confirm(worker, id, NOW, 0x8000_0000, &mut KernelClashPolicy);
-            assert_eq!(confirmed, Confirmed::Inserted);
+        let mut outcomes = [Confirmed::Inserted; CONNECT_BATCH];
+        let outcomes = &mut outcomes[..pairs.len()];
+        table.confirm_batch(worker, batch, NOW, rng, &mut KernelClashPolicy, outcomes);
+        for (&id, outcome) in batch.iter().zip(outcomes) {
+            assert_eq!(*outcome, Confirmed::Inserted);
             table.release(worker, id);
             ids.push(id);
         }
@@ -98,8 +102,9 @@ fn timed_connect<K: FlowKey>(
     worker: &mut Worker,
     pairs: &[(K, K)],
     ids: &mut Vec<EntryId>,
+    rng: &mut WorkerRng,
 ) -> u64 {
-    connect(table, worker, pairs, ids);
+    connect(table, worker, pairs, ids, rng);
     pairs.len() as u64
 }
 
@@ -108,9 +113,11 @@ fn timed_remove<K: FlowKey>(table: &Table<K>, worker: &mut Worker, ids: &[EntryI
     let mut removed = 0;
     for batch in ids.chunks(CONNECT_BATCH) {
         table.begin(worker);
-        table.prepare_remove(worker, batch);
-        for &id in batch {
-            removed += u64::from(table.remove(worker, id));
+        let mut ours = [false; CONNECT_BATCH];
+        let ours = &mut ours[..batch.len()];
+        table.remove_batch(worker, batch, ours);
+        for (&id, removed_it) in batch.iter().zip(ours) {
+            removed += u64::from(*removed_it);
             table.release(worker, id);
         }
         table.end(worker);
@@ -180,7 +187,11 @@ fn measure<K: FlowKey>(arguments: &[String]) {
     let (connections, operations) = (number(1, 1_000_000), number(2, 2_000_000));
     let mut rng = WorkerRng::new(5, 0);
     let config = TableConfig::new(connections, HashKey(rng.next_u64(), rng.next_u64()));
-    let table = Table::<K>::new(&config);
+    let mut table = Table::<K>::new(&config);
+    if let Some(write) = arguments.get(4) {
+        let hint = Hint::ALL.into_iter().find(|hint| hint.name() == write);
+        table.set_prefetch(Hint::default(), hint.expect("one of t0, t1, nta, w, none"));
+    }
     let mut worker = table.worker();
     let mut pairs: Vec<(K, K)> = (0..connections as u32).map(|n| pair(n, 0)).collect();
     let others: Vec<(K, K)> = (0..connections as u32).map(|n| pair(n, 1)).collect();
@@ -204,7 +215,7 @@ fn measure<K: FlowKey>(arguments: &[String]) {
         println!("{what}: {:.1} ns, {done} operations", took / done as f64);
     };
     let before = resident_bytes();
-    connect(&table, &mut worker, &pairs, &mut ids);
+    connect(&table, &mut worker, &pairs, &mut ids, &mut rng);
     println!(
         "resident: {:.1} B a connection",
         (resident_bytes() - before) as f64 / connections as f64
@@ -227,7 +238,7 @@ fn measure<K: FlowKey>(arguments: &[String]) {
             }
         }
         _ => {
-            for turn in 0..3 {
+            for turn in 0..(operations / connections).max(3) {
                 let from = Instant::now();
                 let removed = timed_remove(&table, &mut worker, &ids);
                 assert_eq!(removed, ids.len() as u64);
@@ -235,7 +246,7 @@ fn measure<K: FlowKey>(arguments: &[String]) {
                 ids.clear();
                 let pairs = if turn & 1 == 0 { &others } else { &pairs };
                 let from = Instant::now();
-                let done = timed_connect(&table, &mut worker, pairs, &mut ids);
+                let done = timed_connect(&table, &mut worker, pairs, &mut ids, &mut rng);
                 report("connect", done, from);
             }
         }

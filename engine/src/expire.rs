@@ -56,7 +56,7 @@ impl<T: FlowTable<KeyV4>> Worker<'_, T> {
     }
 
     /// Finishes the removal of entries that the table took out by itself (expired on the
-    /// way of a lookup, evicted), and counts its restarts.
+    /// way of a lookup, evicted), and takes over what the table counted.
     pub(crate) fn drain_removed(&mut self, now: Nanos) {
         while let Some(id) = self.engine.table.take_removed(&mut self.table) {
             self.changed_table = true;
@@ -68,6 +68,10 @@ impl<T: FlowTable<KeyV4>> Worker<'_, T> {
         let restarts = self.engine.table.take_search_restarts(&mut self.table);
         if restarts > 0 {
             self.counters.conntrack.search_restart.add(restarts);
+        }
+        let stalled = self.engine.table.take_recycle_stalled(&mut self.table);
+        if stalled > 0 {
+            self.counters.engine.recycle_stalled.add(stalled);
         }
     }
 

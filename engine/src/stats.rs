@@ -155,6 +155,9 @@ counters! {
         expired,
         /// Events that found the event buffer full.
         events_lost,
+        /// Connections that found no entry only because free ones waited for a worker that
+        /// stopped in the middle of a batch.
+        recycle_stalled,
     }
 }
 

@@ -31,6 +31,7 @@ pub mod storage;
 use key::FlowKey;
 use slab::{Entry, EntryId, Slab};
 
+use crate::random::WorkerRng;
 use crate::status::Status;
 use crate::time::{Nanos, SECOND};
 use crate::tuple::Direction;
@@ -153,6 +154,27 @@ impl ChainLengths {
     }
 }
 
+/// How many cache lines lookups read that find what they look for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct HitLines {
+    /// Keys that can be found.
+    pub keys: u64,
+    /// Of these, the ones that are found by one line of the index and the line with the
+    /// connection's keys, and nothing else.
+    pub in_two: u64,
+}
+
+impl HitLines {
+    /// The part of all keys that two lines are enough for; 1 for an empty table.
+    #[must_use]
+    pub fn share_in_two(self) -> f64 {
+        if self.keys == 0 {
+            return 1.0;
+        }
+        self.in_two as f64 / self.keys as f64
+    }
+}
+
 impl ChainLengths {
     /// Counts one chain of `length` nodes.
     pub fn count(&mut self, length: usize) {
@@ -196,6 +218,10 @@ pub struct TableConfig {
     pub hash_key: hash::HashKey,
     /// Keep traffic counters.
     pub acct: bool,
+    /// Entries beside `capacity` that may wait to be reused, for a table where a worker that
+    /// stops in the middle of a batch holds up their reuse: so many inserts of others go on
+    /// meanwhile. `None` is the table's own default. Memory is touched only when they are needed.
+    pub slack: Option<usize>,
     /// How a table that asks for memory ahead of its use does so, for what it will read.
     pub prefetch: prefetch::Hint,
     /// The same for what it will change.
@@ -214,6 +240,7 @@ impl TableConfig {
             workers: 1,
             hash_key,
             acct: false,
+            slack: None,
             prefetch: prefetch::Hint::default(),
             prefetch_write: prefetch::Hint::default(),
             isa: lockfree::Isa::Auto,
@@ -341,6 +368,37 @@ pub trait FlowTable<K: FlowKey>: Send + Sync {
         policy: &mut dyn ClashPolicy<K>,
     ) -> Confirmed;
 
+    /// [`FlowTable::confirm`] of many, one after the other in this order: `outcomes[i]` is what became of
+    /// `ids[i]`, and says what the caller holds of it. Each draws its own random number. A connection
+    /// may clash with one that came before it in the same batch, and `policy` is asked as for one alone.
+    ///
+    /// As many are confirmed as the shorter of the two slices has.
+    fn confirm_batch(
+        &self,
+        worker: &mut Self::Worker,
+        ids: &[EntryId],
+        now: Nanos,
+        rng: &mut WorkerRng,
+        policy: &mut dyn ClashPolicy<K>,
+        outcomes: &mut [Confirmed],
+    ) {
+        self.prepare_confirm(worker, ids);
+        for (outcome, &id) in outcomes.iter_mut().zip(ids) {
+            *outcome = self.confirm(worker, id, now, rng.next_u32(), policy);
+        }
+    }
+
+    /// [`FlowTable::remove`] of many, one after the other: `removed[i]` says whether it was this call that took
+    /// `ids[i]` out, and the caller holds it then.
+    ///
+    /// As many are removed as the shorter of the two slices has.
+    fn remove_batch(&self, worker: &mut Self::Worker, ids: &[EntryId], removed: &mut [bool]) {
+        self.prepare_remove(worker, ids);
+        for (removed, &id) in removed.iter_mut().zip(ids) {
+            *removed = self.remove(worker, id);
+        }
+    }
+
     /// Takes a confirmed connection out. True for the one caller who did it; he holds the
     /// entry now and gives it back with [`FlowTable::release`].
     fn remove(&self, worker: &mut Self::Worker, id: EntryId) -> bool;
@@ -366,6 +424,17 @@ pub trait FlowTable<K: FlowKey>: Send + Sync {
     /// asked last (`search_restart`).
     fn take_search_restarts(&self, _worker: &mut Self::Worker) -> u64 {
         0
+    }
+
+    /// How often [`FlowTable::allocate`] found no entry only because all that are free wait for a worker
+    /// that stopped in the middle of a batch, since it was asked last (`recycle_stalled`).
+    fn take_recycle_stalled(&self, _worker: &mut Self::Worker) -> u64 {
+        0
+    }
+
+    /// Lines that hits read now, counted over all keys of the table; `None` where it is not known.
+    fn hit_lines(&self) -> Option<HitLines> {
+        None
     }
 
     /// Chain lengths now; `None` for a table that has no chains to count.

@@ -568,6 +568,7 @@ impl<K: FlowKey> Slab<K> {
 
     /// The next life of a free entry: Pending, status and deadline zero. The number must
     /// be the caller's own (I2).
+    #[inline]
     pub(super) fn begin_life(&self, index: u32, aux: u32) -> EntryId {
         let entry = self.at(index);
         let generation = entry.state().generation.wrapping_add(1) & GENERATION_MASK;

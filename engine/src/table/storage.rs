@@ -2,8 +2,8 @@
 //!
 //! Large ones lie in memory of their own, aligned to huge pages, with the system asked to
 //! use them (`madvise(MADV_HUGEPAGE)`; a system that refuses gives small pages). Small
-//! ones, and all of them under the checkers and Miri, are plain boxes. Pages are touched
-//! when they are first written, not here.
+//! ones, and all of them under the checkers and Miri, are plain boxes. *Sparse* ones are
+//! mapped too, in small pages. Pages are touched when they are first written, not here.
 
 use std::fmt;
 use std::ops::Deref;
@@ -41,6 +41,13 @@ pub struct Array<T> {
     memory: Memory,
 }
 
+/// What is asked of the system for mapped memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Pages {
+    Huge,
+    Small,
+}
+
 /// Who gives the memory back.
 enum Memory {
     /// The array's own drop: `first` and `length` came from a box.
@@ -64,7 +71,22 @@ impl<T: Zeroed> Array<T> {
         if PLAIN || bytes < HUGE_PAGE_BYTES {
             return Array::boxed(length);
         }
-        Array::mapped(length, bytes)
+        Array::mapped(length, bytes, Pages::Huge)
+    }
+
+    /// The same for an array of which little will ever be used: small pages, so that little is touched.
+    ///
+    /// # Panics
+    /// As [`Array::zeroed`].
+    #[must_use]
+    pub fn sparse(length: usize) -> Array<T> {
+        let bytes = length
+            .checked_mul(size_of::<T>())
+            .expect("a table's memory is less than the address space");
+        if PLAIN || bytes == 0 {
+            return Array::boxed(length);
+        }
+        Array::mapped(length, bytes, Pages::Small)
     }
 
     fn boxed(length: usize) -> Array<T> {
@@ -76,13 +98,18 @@ impl<T: Zeroed> Array<T> {
         }
     }
 
-    fn mapped(length: usize, bytes: usize) -> Array<T> {
+    fn mapped(length: usize, bytes: usize, pages: Pages) -> Array<T> {
         let wanted = bytes + HUGE_PAGE_BYTES;
         let map = memmap2::MmapMut::map_anon(wanted)
             .unwrap_or_else(|error| panic!("no memory for a table of {wanted} bytes: {error}"));
-        // Refused: the same memory in small pages; slower, not wrong.
+        // Refused: the same memory in pages of the system's choice; slower or more, not wrong.
         #[cfg(target_os = "linux")]
-        let _ = map.advise(memmap2::Advice::HugePage);
+        let _ = map.advise(match pages {
+            Pages::Huge => memmap2::Advice::HugePage,
+            Pages::Small => memmap2::Advice::NoHugePage,
+        });
+        #[cfg(not(target_os = "linux"))]
+        let _ = pages;
         let base = map.as_ptr();
         let skip = base.align_offset(HUGE_PAGE_BYTES);
         assert!(skip < HUGE_PAGE_BYTES, "a mapping is byte-addressed");
@@ -147,9 +174,11 @@ mod tests {
     #[test]
     fn mapped_and_boxed_arrays_are_the_same_to_their_users() {
         let boxed = Array::<AtomicU64>::boxed(1000);
-        let mapped = Array::<AtomicU64>::mapped(1000, 8000);
+        let mapped = Array::<AtomicU64>::mapped(1000, 8000, Pages::Huge);
         assert!(mapped.is_mapped() && !boxed.is_mapped());
-        for array in [&boxed, &mapped] {
+        let sparse = Array::<AtomicU64>::sparse(1000);
+        assert!(sparse.is_mapped());
+        for array in [&boxed, &mapped, &sparse] {
             assert_eq!(array.len(), 1000);
             // Relaxed, all: one thread.
             assert!(array.iter().all(|word| word.load(Ordering::Relaxed) == 0));

@@ -392,6 +392,7 @@ fn carry_out(plan: &Plan, globals: &Globals, cores: &Cores) -> Result<(ExitCode,
     bar.finish_and_clear();
     let results: Vec<RunResult> = measured.measurements.iter().map(RunResult::of).collect();
     let pinned = measured.measurements.iter().all(|m| m.pinned);
+    warn_of_stalls(&results);
     match globals.format {
         Format::Json => envelope(plan, cores, &measured, pinned, &results)?,
         Format::Csv | Format::Markdown => print(&table::one_grid(&results, globals.format))?,
@@ -406,6 +407,17 @@ fn carry_out(plan: &Plan, globals: &Globals, cores: &Cores) -> Result<(ExitCode,
         ExitCode::SUCCESS
     };
     Ok((code, measured.interrupted))
+}
+
+/// On stderr, whatever the format: such connections were lost to a suspended worker, not to a full table.
+fn warn_of_stalls(results: &[RunResult]) {
+    for result in results.iter().filter(|r| r.recycle_stalled > 0) {
+        eprintln!(
+            "clashtrack: warning: {} on {}: {} connections were refused because a suspended worker held up \
+             the reuse of entries (recycle_stalled)",
+            result.workload, result.table, result.recycle_stalled
+        );
+    }
 }
 
 fn envelope(

@@ -92,6 +92,13 @@ pub(super) fn columns_of(group: &[RunResult], all: &[RunResult]) -> Vec<Column> 
             bytes,
         ));
     }
+    if has(|r| r.two_line_hits.is_some()) {
+        columns.push(Column::some(
+            "hits in two lines",
+            |r| r.two_line_hits,
+            |share| format!("{:.1} %", share * 100.0),
+        ));
+    }
     if has(|r| r.stall.is_some()) {
         columns.extend(stall_columns());
     }

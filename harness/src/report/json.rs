@@ -7,7 +7,7 @@ use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
 use clashtrack_engine::stats::ConntrackStats;
-use clashtrack_engine::table::ChainLengths;
+use clashtrack_engine::table::{ChainLengths, HitLines};
 
 use crate::peer;
 use crate::workload::anomaly::Anomalies;
@@ -233,6 +233,11 @@ pub struct RunResult {
     pub latency_of: &'static str,
     /// Growth of resident memory ÷ connections; null: not measured.
     pub bytes_per_connection: Option<f64>,
+    /// The part of all keys in the table whose lookup reads one line of the index and one of the connection, and
+    /// nothing else, counted over all of them at rest; null: not counted.
+    pub two_line_hits: Option<f64>,
+    /// Connections refused only because free entries waited for a worker that was suspended.
+    pub recycle_stalled: u64,
     /// All workers' counters.
     pub counters: Counters,
     /// Each worker's; they add up to `counters`.
@@ -292,6 +297,8 @@ impl RunResult {
             }),
             latency_of: "operation",
             bytes_per_connection: m.bytes_per_connection,
+            two_line_hits: m.hit_lines.map(HitLines::share_in_two),
+            recycle_stalled: m.tally.recycle_stalled,
             counters: Counters(counters),
             per_cpu: m.per_cpu.iter().copied().map(Counters).collect(),
             accounting: offers.then(|| Accounting::of(&m.tally)),

@@ -88,6 +88,8 @@ const RAW_COLUMNS: &[RawColumn] = &[
     ("limit_ns", |r| known(r.limit_ns)),
     ("limit_ratio", |r| known(r.limit_ratio)),
     ("bytes_per_connection", |r| known(r.bytes_per_connection)),
+    ("two_line_hits", |r| known(r.two_line_hits)),
+    ("recycle_stalled", |r| r.recycle_stalled.to_string()),
     ("hung", |r| known(r.stall.map(|s| s.hung))),
     ("longest_pause_ms", |r| {
         known(r.stall.map(|s| s.longest_pause_ms))

@@ -148,6 +148,7 @@ impl<T: FlowTable<KeyV4>> Contender for ChurnContender<T> {
         }
         self.turned_over = true;
         let mut round = self.churn(cores, interrupted, |connections| TURNOVERS * connections);
+        round.hit_lines = self.table.hit_lines();
         round.anomalies.add(anomaly::check_connections(
             &self.table,
             &mut self.checker,

@@ -39,6 +39,10 @@ pub(super) struct Hand<W> {
     rng: WorkerRng,
     before: ConntrackStats,
     unconfirmed: Vec<EntryId>,
+    /// Which of the batch each of them is.
+    numbers: Vec<usize>,
+    outcomes: Vec<Confirmed>,
+    removed: Vec<bool>,
 }
 
 impl<W> Hand<W> {
@@ -58,6 +62,9 @@ impl<W> Hand<W> {
             rng: WorkerRng::new(!seed, number),
             before: ConntrackStats::default(),
             unconfirmed: Vec::with_capacity(batch),
+            numbers: Vec::with_capacity(batch),
+            outcomes: Vec::with_capacity(batch),
+            removed: Vec::with_capacity(batch),
         }
     }
 
@@ -70,10 +77,11 @@ impl<W> Hand<W> {
         self.before = self.counters.snapshot();
     }
 
-    /// Takes the tally, and the restarts of lookups into the counters.
+    /// Takes the tally, with what the table counted for it, and the restarts of lookups into the counters.
     pub(super) fn take_tally<T: FlowTable<KeyV4, Worker = W>>(&mut self, table: &T) -> Tally {
         let restarts = table.take_search_restarts(&mut self.worker);
         self.counters.search_restart.add(restarts);
+        self.tally.recycle_stalled += table.take_recycle_stalled(&mut self.worker);
         std::mem::take(&mut self.tally)
     }
 
@@ -91,6 +99,7 @@ impl<W> Hand<W> {
     ) {
         table.begin(&mut self.worker);
         self.unconfirmed.clear();
+        self.numbers.clear();
         for (number, pair) in batch.iter().enumerate() {
             let Some(id) = table.allocate(&mut self.worker) else {
                 self.refused += 1;
@@ -109,14 +118,23 @@ impl<W> Hand<W> {
                     .store(FIRST_WINDOW, SYN_SENT);
             }
             self.unconfirmed.push(id);
+            self.numbers.push(number);
         }
-        table.prepare_confirm(&mut self.worker, &self.unconfirmed);
-        for (number, &id) in self.unconfirmed.iter().enumerate() {
-            let random = self.rng.next_u32();
-            let outcome = table.confirm(&mut self.worker, id, now, random, &mut KernelClashPolicy);
+        self.outcomes
+            .resize(self.unconfirmed.len(), Confirmed::Inserted);
+        table.confirm_batch(
+            &mut self.worker,
+            &self.unconfirmed,
+            now,
+            &mut self.rng,
+            &mut KernelClashPolicy,
+            &mut self.outcomes,
+        );
+        let outcomes = self.unconfirmed.iter().zip(&self.outcomes);
+        for ((&id, outcome), &number) in outcomes.zip(&self.numbers) {
             self.tally.offered += 1;
-            self.tally.count(&outcome, &self.counters);
-            match outcome {
+            self.tally.count(outcome, &self.counters);
+            match *outcome {
                 Confirmed::Inserted | Confirmed::ReplyOnly(_) => {
                     table.release(&mut self.worker, id);
                     kept(number, id);
@@ -167,13 +185,12 @@ impl<W> Hand<W> {
         ids: &[EntryId],
     ) -> u64 {
         table.begin(&mut self.worker);
-        table.prepare_remove(&mut self.worker, ids);
+        self.removed.resize(ids.len(), false);
+        table.remove_batch(&mut self.worker, ids, &mut self.removed);
         let mut removed = 0;
-        for &id in ids {
-            if table.remove(&mut self.worker, id) {
-                table.release(&mut self.worker, id);
-                removed += 1;
-            }
+        for (&id, _) in ids.iter().zip(&self.removed).filter(|(_, ours)| **ours) {
+            table.release(&mut self.worker, id);
+            removed += 1;
         }
         table.end(&mut self.worker);
         removed

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use clashtrack_engine::stats::ConntrackStats;
 use clashtrack_engine::table::key::KeyV4;
-use clashtrack_engine::table::{ChainLengths, FlowTable};
+use clashtrack_engine::table::{ChainLengths, FlowTable, HitLines};
 
 use super::anomaly::Anomalies;
 use super::answers::{self, OtherAnswer};
@@ -50,6 +50,8 @@ pub struct Round {
     pub anomalies: Anomalies,
     /// Chains before the table was emptied; `None` for a table that has none to count.
     pub chains: Option<ChainLengths>,
+    /// Lines that hits read, where they were counted.
+    pub hit_lines: Option<HitLines>,
     /// The `stall` workload's own.
     pub stall: Option<Stall>,
     /// The `expire` workload's own.
@@ -106,6 +108,8 @@ pub struct Measurement {
     pub anomalies: Anomalies,
     /// Chains, of all rounds together; `None` for a table without chains.
     pub chains: Option<ChainLengths>,
+    /// Lines that hits read, by the last count.
+    pub hit_lines: Option<HitLines>,
     /// The kernel's counters, one block a worker.
     pub per_cpu: Vec<ConntrackStats>,
     /// Whether every worker was pinned.
@@ -134,6 +138,7 @@ impl Measurement {
             chances: 0,
             anomalies: Anomalies::default(),
             chains: None,
+            hit_lines: None,
             per_cpu: Vec::new(),
             pinned: true,
             stall: None,
@@ -171,6 +176,7 @@ impl Measurement {
                 *total += count;
             }
         }
+        self.hit_lines = round.hit_lines.or(self.hit_lines);
         if let Some(stall) = round.stall {
             self.stall = Some(stall);
         }
@@ -360,9 +366,14 @@ impl Contest {
     }
 
     fn warm_up(&mut self, cores: &Cores, interrupted: &AtomicBool) {
-        for contender in self.contenders() {
-            contender.round(cores, interrupted);
+        for (contender, measurement) in &mut self.entrants {
+            // The rest of it is not the measurement's, but how the table lies in memory is.
+            measurement.hit_lines = contender.round(cores, interrupted).hit_lines;
             contender.reset();
+        }
+        if let Some((limit, _)) = &mut self.limit {
+            limit.round(cores, interrupted);
+            limit.reset();
         }
     }
 

@@ -96,6 +96,8 @@ pub struct Tally {
     pub collided: u64,
     /// Winners whose other key was not found right after a merge.
     pub torn: u64,
+    /// Connections that found no entry to be made of only because free ones waited for a suspended worker.
+    pub recycle_stalled: u64,
 }
 
 impl Tally {
@@ -109,6 +111,7 @@ impl Tally {
         found_at_lookup: 0,
         collided: 0,
         torn: 0,
+        recycle_stalled: 0,
     };
 
     /// Adds another worker's or another round's.
@@ -121,6 +124,7 @@ impl Tally {
         self.found_at_lookup += other.found_at_lookup;
         self.collided += other.collided;
         self.torn += other.torn;
+        self.recycle_stalled += other.recycle_stalled;
     }
 
     /// Each outcome moves the kernel's counters as the kernel does, and one place of the tally.
@@ -253,6 +257,7 @@ impl<T: FlowTable<KeyV4>> Contender for TableRace<T> {
         };
         for hand in &mut self.hands {
             result.tally.add(&hand.tally);
+            result.tally.recycle_stalled += table.take_recycle_stalled(&mut hand.worker);
             let restarts = table.take_search_restarts(&mut hand.worker);
             hand.counters.search_restart.add(restarts);
         }

@@ -18,8 +18,6 @@ pub(super) struct Oriented<K> {
     pub(super) canon: K,
     /// Which of the two it was: one bit. A key that is its own inverse is always bit 0.
     pub(super) covers: Covers,
-    /// The larger one; the same again where there is no inverse.
-    inverse: K,
 }
 
 impl<K: FlowKey> Oriented<K> {
@@ -29,13 +27,12 @@ impl<K: FlowKey> Oriented<K> {
         Oriented {
             canon,
             covers: 1 + Covers::from(is_inverted),
-            inverse: canon.inverse().unwrap_or(canon),
         }
     }
 
     /// A tuple to itself: no telling question from answer.
     fn is_own_inverse(&self) -> bool {
-        self.canon == self.inverse && self.canon.inverse().is_some()
+        self.canon.inverse() == Some(self.canon)
     }
 }
 
@@ -65,31 +62,43 @@ impl Place {
     }
 }
 
+impl Place {
+    /// Of a connection's two keys, the original first.
+    #[inline]
+    pub(super) fn of_both<K: FlowKey, H: KeyHasher>(
+        original: &K,
+        reply: &K,
+        (hasher, buckets): (H, u32),
+    ) -> [Place; 2] {
+        [
+            Place::of(&original.canonical().0, hasher, buckets),
+            Place::of(&reply.canonical().0, hasher, buckets),
+        ]
+    }
+}
+
 /// One slot's worth of a connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Piece<K> {
-    key: Oriented<K>,
+    canon: K,
     covers: Covers,
     role: Direction,
     pub(super) place: Place,
 }
 
 impl<K: FlowKey> Piece<K> {
-    fn new<H: KeyHasher>(
-        key: Oriented<K>,
-        covers: Covers,
-        role: Direction,
-        table: (H, u32),
-    ) -> Piece<K> {
+    #[inline]
+    fn new(key: &Oriented<K>, covers: Covers, role: Direction, place: Place) -> Piece<K> {
         Piece {
-            key,
+            canon: key.canon,
             covers,
             role,
-            place: Place::of(&key.canon, table.0, table.1),
+            place,
         }
     }
 
     /// The word of this piece of an entry.
+    #[inline]
     pub(super) fn slot(&self, id: EntryId) -> Slot {
         Slot::new(
             self.place.tag,
@@ -107,7 +116,7 @@ impl<K: FlowKey> Piece<K> {
 
     /// Has `key` this canonical key?
     pub(super) fn has_canon_of(&self, key: &K) -> bool {
-        self.key.canon == *key || self.key.inverse == *key
+        self.canon == *key || self.canon.inverse() == Some(*key)
     }
 }
 
@@ -115,8 +124,11 @@ impl<K: FlowKey> Piece<K> {
 /// everybody installs them, so that helpers always go upwards and never in a circle.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pieces<K> {
+    /// Of the original key, of the reply key; twice the same one if there is one.
     pieces: [Piece<K>; 2],
     count: usize,
+    /// The second one comes first. Told apart here, not put in order: which it is cannot be predicted.
+    reply_first: bool,
 }
 
 /// Both keys of a NATed connection are the same one: it would clash with itself.
@@ -125,47 +137,76 @@ pub(super) struct SelfClash;
 
 impl<K: FlowKey> Pieces<K> {
     /// The pieces of a connection of these keys; `table` is the hasher and the number of head buckets.
+    #[inline]
     pub(super) fn of<H: KeyHasher>(
         original: &K,
         reply: &K,
         table: (H, u32),
     ) -> Result<Pieces<K>, SelfClash> {
+        Pieces::placed(original, reply, Place::of_both(original, reply, table))
+    }
+
+    /// The same where the places of the two keys are known.
+    #[inline(always)]
+    pub(super) fn placed(
+        original: &K,
+        reply: &K,
+        places: [Place; 2],
+    ) -> Result<Pieces<K>, SelfClash> {
         let (first, second) = (Oriented::new(original), Oriented::new(reply));
-        if first.canon == second.canon {
+        if is_equal(&first.canon, &second.canon) {
             if first.covers == second.covers && !first.is_own_inverse() {
                 return Err(SelfClash);
             }
-            return Ok(Pieces::one(Piece::new(
-                first,
-                COVERS_BOTH,
-                Direction::Original,
-                table,
-            )));
+            let both = Piece::new(&first, COVERS_BOTH, Direction::Original, places[0]);
+            return Ok(Pieces::one(both));
         }
-        let mut pieces = [
-            Piece::new(first, first.covers, Direction::Original, table),
-            Piece::new(second, second.covers, Direction::Reply, table),
-        ];
-        if second.canon.words().as_ref() < first.canon.words().as_ref() {
-            pieces.swap(0, 1);
-        }
-        Ok(Pieces { pieces, count: 2 })
+        let reply_first = is_less(&second.canon, &first.canon);
+        Ok(Pieces {
+            pieces: [
+                Piece::new(&first, first.covers, Direction::Original, places[0]),
+                Piece::new(&second, second.covers, Direction::Reply, places[1]),
+            ],
+            count: 2,
+            reply_first,
+        })
     }
 
     /// The piece of a connection that lives by its reply key alone.
     pub(super) fn reply_only<H: KeyHasher>(reply: &K, table: (H, u32)) -> Pieces<K> {
         let key = Oriented::new(reply);
-        Pieces::one(Piece::new(key, key.covers, Direction::Reply, table))
+        let place = Place::of(&key.canon, table.0, table.1);
+        Pieces::one(Piece::new(&key, key.covers, Direction::Reply, place))
     }
 
     fn one(piece: Piece<K>) -> Pieces<K> {
         Pieces {
             pieces: [piece; 2],
             count: 1,
+            reply_first: false,
         }
     }
 
-    pub(super) fn iter(&self) -> std::slice::Iter<'_, Piece<K>> {
-        self.pieces[..self.count].iter()
+    #[inline]
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Piece<K>> {
+        (0..self.count).map(|at| &self.pieces[at ^ usize::from(self.reply_first)])
     }
+}
+
+/// Equality word by word, in registers.
+#[inline]
+fn is_equal<K: FlowKey>(a: &K, b: &K) -> bool {
+    let (a, b) = (a.words(), b.words());
+    let mut words = a.as_ref().iter().zip(b.as_ref());
+    words.all(|(a, b)| a == b)
+}
+
+/// The order of words, without a branch.
+#[inline]
+fn is_less<K: FlowKey>(a: &K, b: &K) -> bool {
+    let (a, b) = (a.words(), b.words());
+    let words = a.as_ref().iter().zip(b.as_ref());
+    words
+        .rev()
+        .fold(false, |less, (a, b)| (a < b) | ((a == b) & less))
 }

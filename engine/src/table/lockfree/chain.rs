@@ -2,15 +2,17 @@
 
 use super::bucket::{Bucket, Geometry, Index, LINKS_MAX, overflow_needed};
 use super::scan::bits;
-use super::word::{Header, Link, Slot};
+use super::word::{Header, Link, Pattern, Slot};
 use super::worker::LockfreeWorker;
 use crate::sync::{AtomicU64, Ordering};
+use crate::table::HitLines;
 
 /// The chain of a head bucket.
 #[derive(Debug)]
 pub(super) struct Chain<'i, G> {
     index: &'i Index<G>,
-    bucket: u32,
+    /// Two words in all: a chain goes from hand to hand in registers.
+    head: &'i Bucket,
 }
 
 impl<G> Clone for Chain<'_, G> {
@@ -29,11 +31,24 @@ pub(super) struct Links {
 }
 
 impl Links {
+    /// Of a chain that is its head alone.
+    const NONE: Links = Links {
+        words: [Link::FRESH; LINKS_MAX],
+        count: 0,
+    };
+
     /// Positions of the chain.
     pub(super) fn positions<G: Geometry>(&self) -> usize {
         G::HEAD_SLOTS + self.count * G::OVERFLOW_SLOTS
     }
 
+    /// Linked buckets.
+    #[inline]
+    pub(super) fn count(&self) -> usize {
+        self.count
+    }
+
+    #[inline]
     fn bucket(&self, depth: usize) -> u32 {
         self.words[depth]
             .bucket()
@@ -89,7 +104,7 @@ impl<G: Geometry> Index<G> {
     pub(super) fn chain(&self, bucket: u32) -> Chain<'_, G> {
         Chain {
             index: self,
-            bucket,
+            head: &self.heads[bucket as usize],
         }
     }
 }
@@ -97,7 +112,13 @@ impl<G: Geometry> Index<G> {
 impl<'i, G: Geometry> Chain<'i, G> {
     #[inline]
     pub(super) fn head(self) -> &'i Bucket {
-        &self.index.heads[self.bucket as usize]
+        self.head
+    }
+
+    /// Which head bucket it is.
+    fn number(self) -> usize {
+        let bytes = std::ptr::from_ref(self.head).addr() - self.index.heads.as_ptr().addr();
+        bytes / size_of::<Bucket>()
     }
 
     #[inline]
@@ -109,17 +130,15 @@ impl<'i, G: Geometry> Chain<'i, G> {
     /// The link word of a depth, given the ones above it.
     fn link_word(self, links: &Links, depth: usize) -> &'i AtomicU64 {
         match depth.checked_sub(1) {
-            None => &self.index.ext[self.bucket as usize],
+            None => &self.index.ext[self.number()],
             Some(above) => &self.index.overflow.bucket(links.bucket(above)).word,
         }
     }
 
     /// Follows the links, at most `count`; ends where a bucket has gone.
+    #[inline(never)]
     pub(super) fn walk(self, count: usize) -> Links {
-        let mut links = Links {
-            words: [Link::FRESH; LINKS_MAX],
-            count: 0,
-        };
+        let mut links = Links::NONE;
         while links.count < count {
             // Acquire, P4: the bucket is empty, or what was put into it since.
             let link = Link(self.link_word(&links, links.count).load(Ordering::Acquire));
@@ -133,7 +152,11 @@ impl<'i, G: Geometry> Chain<'i, G> {
     }
 
     /// The links under `h`, loaded after it. `None`: `h` does not stand any more.
+    #[inline]
     pub(super) fn links(self, h: Header) -> Option<Links> {
+        if h.overflow() == 0 {
+            return Some(Links::NONE);
+        }
         let links = self.walk(h.overflow());
         (links.count == h.overflow()).then_some(links)
     }
@@ -142,6 +165,20 @@ impl<'i, G: Geometry> Chain<'i, G> {
     #[cfg(test)]
     pub(super) fn overflow_numbers(self, links: &Links) -> Vec<u32> {
         (0..links.count).map(|depth| links.bucket(depth)).collect()
+    }
+
+    /// One of its buckets, of which there are one more than links, the head first: bucket, its first
+    /// position, slots used.
+    #[inline]
+    pub(super) fn nth_bucket(self, links: &Links, at: usize) -> (&'i Bucket, usize, usize) {
+        match at.checked_sub(1) {
+            None => (self.head(), 0, G::HEAD_SLOTS),
+            Some(depth) => (
+                self.index.overflow.bucket(links.bucket(depth)),
+                G::HEAD_SLOTS + depth * G::OVERFLOW_SLOTS,
+                G::OVERFLOW_SLOTS,
+            ),
+        }
     }
 
     /// The buckets of the chain: bucket, its first position, slots used.
@@ -156,14 +193,45 @@ impl<'i, G: Geometry> Chain<'i, G> {
         std::iter::once((self.head(), 0, G::HEAD_SLOTS)).chain(overflow)
     }
 
+    /// Counts, for each key that an official slot stands for, whether a lookup of it reads the
+    /// head bucket and that slot's entry alone: it is the first slot there that has its tag.
+    pub(super) fn count_hit_lines(self, lines: &mut HitLines) {
+        let h = self.header();
+        let Some(links) = self.links(h) else {
+            return;
+        };
+        for (bucket, first, used) in self.buckets(links) {
+            for at in bits(h.valid() >> first).take_while(|at| *at < used) {
+                // Acquire, P2: as in a scan.
+                let slot = Slot(bucket.slots[at].load(Ordering::Acquire));
+                let alike = Pattern::alike(slot);
+                let before = &bucket.slots[..at];
+                // Acquire, P2.
+                let hides = |word: &AtomicU64| alike.matches(Slot(word.load(Ordering::Acquire)));
+                let is_first = first == 0 && !before.iter().any(hides);
+                let keys = slot.key_count();
+                lines.keys += keys;
+                lines.in_two += if is_first { keys } else { 0 };
+            }
+        }
+    }
+
     /// Where a position is under these links; `None` if it is not in the chain.
+    #[inline]
     pub(super) fn home(self, links: &Links, position: usize) -> Option<Home> {
-        let Some(beyond) = position.checked_sub(G::HEAD_SLOTS) else {
+        if position < G::HEAD_SLOTS {
             return Some(Home {
                 overflow: None,
                 slot: position,
             });
-        };
+        }
+        Chain::<G>::home_beyond(*links, position - G::HEAD_SLOTS)
+    }
+
+    /// Links by value, here and where else they are followed: a copy for the few chains that go on keeps
+    /// them in registers for the others.
+    #[inline(never)]
+    fn home_beyond(links: Links, beyond: usize) -> Option<Home> {
         let depth = beyond / G::OVERFLOW_SLOTS;
         (depth < links.count).then(|| Home {
             overflow: Some(links.bucket(depth)),
@@ -171,6 +239,7 @@ impl<'i, G: Geometry> Chain<'i, G> {
         })
     }
 
+    #[inline]
     pub(super) fn slot(self, home: Home) -> &'i AtomicU64 {
         match home.overflow {
             None => &self.head().slots[home.slot],
@@ -179,22 +248,22 @@ impl<'i, G: Geometry> Chain<'i, G> {
     }
 
     /// Claims the first free position below `limit` that is not official under `h`.
+    #[inline]
     pub(super) fn claim(self, h: Header, links: &Links, limit: usize, mine: Slot) -> Option<Claim> {
-        (0..links.positions::<G>().min(limit))
-            .filter(|position| !h.is_official(*position))
-            .find_map(|position| {
-                let home = self.home(links, position)?;
-                let word = self.slot(home);
-                // Relaxed: only a look; the CAS decides.
-                if Slot(word.load(Ordering::Relaxed)) != Slot::EMPTY {
-                    return None;
-                }
-                // AcqRel, P2 and P5: takes over the header of whoever emptied it, and hands the
-                // entry's body on to whoever reads the word. Failure relaxed: the next one is tried.
-                word.compare_exchange(Slot::EMPTY.0, mine.0, Ordering::AcqRel, Ordering::Relaxed)
-                    .is_ok()
-                    .then_some(Claim { position, home })
-            })
+        let positions = links.positions::<G>().min(limit);
+        bits(!h.valid() & ((1 << positions) - 1)).find_map(|position| {
+            let home = self.home(links, position)?;
+            let word = self.slot(home);
+            // Relaxed: only a look; the CAS decides.
+            if Slot(word.load(Ordering::Relaxed)) != Slot::EMPTY {
+                return None;
+            }
+            // AcqRel, P2 and P5: takes over the header of whoever emptied it, and hands the
+            // entry's body on to whoever reads the word. Failure relaxed: the next one is tried.
+            word.compare_exchange(Slot::EMPTY.0, mine.0, Ordering::AcqRel, Ordering::Relaxed)
+                .is_ok()
+                .then_some(Claim { position, home })
+        })
     }
 
     /// Gives a claim up.
@@ -206,6 +275,7 @@ impl<'i, G: Geometry> Chain<'i, G> {
 
     /// Changes the header from `h`; true if it was still `h`. Then the words of cleared
     /// positions are ours to empty, and buckets that went out are ours to take out.
+    #[inline(always)]
     pub(super) fn change(
         self,
         worker: &mut LockfreeWorker,
@@ -236,11 +306,20 @@ impl<'i, G: Geometry> Chain<'i, G> {
             // Release, P5: whoever claims the slot has our header behind it.
             self.slot(home).store(Slot::EMPTY.0, Ordering::Release);
         }
+        if overflow < links.count {
+            self.shorten(worker, *links, overflow);
+        }
+        true
+    }
+
+    /// Takes out the buckets behind the first `overflow`, which the header does not count any more.
+    #[inline(never)]
+    fn shorten(self, worker: &mut LockfreeWorker, links: Links, overflow: usize) {
+        let links = &links;
         for depth in (overflow..links.count).rev() {
             // From the value read under `h`: reading again would find somebody's current proposal.
             self.take_out(worker, self.link_word(links, depth), links.words[depth]);
         }
-        true
     }
 
     /// Takes a bucket out of a link word; whoever succeeds retires it.
@@ -326,10 +405,16 @@ impl<'i, G: Geometry> Chain<'i, G> {
     }
 
     /// Before an installer goes: a bucket that it published and nobody linked comes out again.
+    #[inline]
     pub(super) fn sweep(self, worker: &mut LockfreeWorker, proposal: Option<Proposal<'i>>) {
-        let Some(Proposal { word, depth, value }) = proposal else {
-            return;
-        };
+        if let Some(proposal) = proposal {
+            self.withdraw(worker, proposal);
+        }
+    }
+
+    #[cold]
+    fn withdraw(self, worker: &mut LockfreeWorker, proposal: Proposal<'i>) {
+        let Proposal { word, depth, value } = proposal;
         // Acquire, and the header after the word: not linked now and its version has
         // passed, so it never will be.
         if word.load(Ordering::Acquire) == value.0 && self.header().overflow() <= depth {

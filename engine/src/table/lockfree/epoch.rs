@@ -163,10 +163,52 @@ impl Epochs {
     }
 }
 
+/// Fewer numbers gone are not worth moving the others for.
+const GONE_MIN: usize = 512;
+
+/// Numbers, first in first out. What it touches of its memory is at most twice as much as it
+/// held at one time: a ring would go through all of it.
+#[derive(Debug, Default)]
+struct Queue {
+    numbers: Vec<u32>,
+    /// Those before are gone.
+    first: usize,
+}
+
+impl Queue {
+    fn push(&mut self, number: u32) {
+        self.numbers.push(number);
+    }
+
+    /// Room for so many at one time, so that it need not grow.
+    fn with_capacity(numbers: usize) -> Queue {
+        Queue {
+            numbers: Vec::with_capacity(numbers + numbers.max(GONE_MIN)),
+            first: 0,
+        }
+    }
+
+    fn pop(&mut self) -> Option<u32> {
+        let number = *self.numbers.get(self.first)?;
+        self.first += 1;
+        let left = self.numbers.len() - self.first;
+        if left == 0 || (self.first >= GONE_MIN && self.first >= left) {
+            self.numbers.copy_within(self.first.., 0);
+            self.numbers.truncate(left);
+            self.first = 0;
+        }
+        Some(number)
+    }
+
+    fn as_slice(&self) -> &[u32] {
+        &self.numbers[self.first..]
+    }
+}
+
 /// What one worker took out and may not reuse yet.
 #[derive(Debug, Default)]
 pub(super) struct Limbo {
-    numbers: VecDeque<u32>,
+    numbers: Queue,
     /// Epoch and size, oldest first.
     bags: VecDeque<(u64, usize)>,
     /// Numbers at the end that have no stamp yet.
@@ -181,14 +223,14 @@ impl Limbo {
     /// An empty limbo with room for `numbers`, so that it need not grow on the data path.
     pub(super) fn new(numbers: usize) -> Limbo {
         Limbo {
-            numbers: VecDeque::with_capacity(numbers),
+            numbers: Queue::with_capacity(numbers),
             bags: VecDeque::with_capacity(BAGS),
             open: 0,
         }
     }
 
     pub(super) fn retire(&mut self, number: u32) {
-        self.numbers.push_back(number);
+        self.numbers.push(number);
         self.open += 1;
     }
 
@@ -197,7 +239,7 @@ impl Limbo {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.numbers.is_empty()
+        self.numbers.as_slice().is_empty()
     }
 
     /// Stamps what is open.
@@ -223,14 +265,15 @@ impl Limbo {
         if *left == 0 {
             self.bags.pop_front();
         }
-        self.numbers.pop_front()
+        self.numbers.pop()
     }
 
     /// Takes over what another worker left behind, as if taken out now.
     pub(super) fn absorb(&mut self, other: &mut Limbo, epoch: u64) {
         self.seal(epoch);
-        self.open = other.numbers.len();
-        self.numbers.append(&mut other.numbers);
+        let others = other.numbers.as_slice();
+        self.open = others.len();
+        self.numbers.numbers.extend_from_slice(others);
         *other = Limbo::default();
         self.seal(epoch);
     }
@@ -238,7 +281,7 @@ impl Limbo {
     /// All numbers in it.
     #[cfg(test)]
     pub(super) fn iter(&self) -> impl Iterator<Item = u32> + '_ {
-        self.numbers.iter().copied()
+        self.numbers.as_slice().iter().copied()
     }
 }
 
@@ -278,6 +321,22 @@ mod tests {
             epochs.unpin(seat);
         }
         assert_eq!(epochs.now(), first + 10);
+    }
+
+    #[test]
+    fn a_limbo_keeps_its_order_and_touches_little_of_its_memory() {
+        let mut limbo = Limbo::new(100_000);
+        let mut next = 0;
+        for number in 0..100_000 {
+            limbo.retire(number);
+            limbo.seal(FIRST);
+            if number >= 700 {
+                assert_eq!(limbo.ripe(FIRST + GRACE), Some(next));
+                next += 1;
+            }
+            assert!(limbo.numbers.numbers.len() <= 2 * 701 + 512);
+        }
+        assert!(limbo.iter().eq(next..100_000));
     }
 
     #[test]

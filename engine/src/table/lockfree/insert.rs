@@ -22,10 +22,8 @@ const ATTEMPTS_MAX: u8 = 8;
 
 /// A confirm under way.
 #[derive(Debug)]
-struct Confirm<K> {
+struct Confirm {
     id: EntryId,
-    /// The pieces of the stage under way.
-    pieces: Pieces<K>,
     now: Nanos,
     /// The entry's timeout, relative, and its status before: what it has again after a refusal.
     timeout: Nanos,
@@ -61,41 +59,58 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
         random: u32,
         policy: &mut dyn ClashPolicy<K>,
     ) -> Confirmed {
+        let pieces = self.pieces_to_confirm(id);
+        if let Ok(pieces) = &pieces {
+            // Both at once: the second one is there when the first one is done.
+            self.prefetch_heads(pieces);
+        }
+        self.confirm_pieces(worker, id, &pieces, (now, random), policy)
+    }
+
+    /// The pieces of an entry that is about to be confirmed.
+    #[inline]
+    fn pieces_to_confirm(&self, id: EntryId) -> Result<Pieces<K>, SelfClash> {
+        let [original, reply] = self.keys_of(id);
+        Pieces::of(&original, &reply, self.hashing())
+    }
+
+    /// Confirms an entry of these pieces, at a time, with a random number for its limit.
+    pub(super) fn confirm_pieces(
+        &self,
+        worker: &mut LockfreeWorker,
+        id: EntryId,
+        pieces: &Result<Pieces<K>, SelfClash>,
+        (now, random): (Nanos, u32),
+        policy: &mut dyn ClashPolicy<K>,
+    ) -> Confirmed {
         worker.now = now;
         let entry = self.slab.entry(id);
-        let (original, reply) = (entry.key(Direction::Original), entry.key(Direction::Reply));
         let status = entry.status();
-        let pieces = if status.contains(Status::DYING) {
-            Err(Refusal::Dying)
-        } else {
-            Pieces::of(&original, &reply, self.hashing()).map_err(|SelfClash| {
-                Refusal::Clash(Clash {
-                    winner: id,
-                    key: Direction::Reply,
-                    winner_key: Direction::Original,
-                    at_reply_only: false,
-                })
-            })
-        };
         let pieces = match pieces {
-            Ok(pieces) => pieces,
-            Err(refusal) => {
+            Ok(pieces) if !status.contains(Status::DYING) => pieces,
+            hopeless => {
+                let refusal = match hopeless {
+                    Ok(_) => Refusal::Dying,
+                    Err(SelfClash) => Refusal::Clash(Clash {
+                        winner: id,
+                        key: Direction::Reply,
+                        winner_key: Direction::Original,
+                        at_reply_only: false,
+                    }),
+                };
                 self.end_unseen(worker, id);
                 return Confirmed::Refused(refusal);
             }
         };
-        // Both at once: the second one is there when the first one is done.
-        self.prefetch_heads(&pieces);
         let mut confirm = Confirm {
             id,
-            pieces,
             now,
             timeout: entry.deadline(),
             status,
             limit: draw_limit::<G>(random),
             attempts: 0,
         };
-        let outcome = self.confirm_or_resolve(worker, &mut confirm, policy);
+        let outcome = self.confirm_or_resolve(worker, &mut confirm, pieces, policy);
         match outcome {
             // The caller goes on holding it, as if he had looked it up.
             Confirmed::Inserted | Confirmed::ReplyOnly(_) => worker.hold(),
@@ -108,11 +123,12 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     fn confirm_or_resolve(
         &self,
         worker: &mut LockfreeWorker,
-        confirm: &mut Confirm<K>,
+        confirm: &mut Confirm,
+        pieces: &Pieces<K>,
         policy: &mut dyn ClashPolicy<K>,
     ) -> Confirmed {
         let loser = self.slab.entry(confirm.id);
-        let first = match self.insert(worker, confirm, Stage::BothKeys) {
+        let first = match self.insert(worker, confirm, pieces, Stage::BothKeys) {
             Ok(()) => return Confirmed::Inserted,
             Err(Refusal::Clash(clash)) => clash,
             Err(refusal) => return Confirmed::Refused(refusal),
@@ -123,8 +139,8 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
             ClashStep::ReplyOnly => {
                 // The reply chain is taken without a limit here, as in the kernel.
                 confirm.limit = G::POSITIONS;
-                confirm.pieces = Pieces::reply_only(&loser.key(Direction::Reply), self.hashing());
-                match self.insert(worker, confirm, Stage::ReplyOnly) {
+                let reply = Pieces::reply_only(&loser.key(Direction::Reply), self.hashing());
+                match self.insert(worker, confirm, &reply, Stage::ReplyOnly) {
                     Ok(()) => Confirmed::ReplyOnly(first),
                     Err(Refusal::Clash(again)) => {
                         match policy.decide(&again, loser, self.slab.entry(again.winner)) {
@@ -148,7 +164,8 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     fn insert(
         &self,
         worker: &mut LockfreeWorker,
-        confirm: &mut Confirm<K>,
+        confirm: &mut Confirm,
+        pieces: &Pieces<K>,
         stage: Stage,
     ) -> Result<(), Refusal> {
         let keys: &[Direction] = match stage {
@@ -156,7 +173,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
             Stage::ReplyOnly => &[Direction::Reply],
         };
         for attempt in 1..=ATTEMPTS_MAX {
-            let Err(why) = self.attempt(worker, confirm, stage) else {
+            let Err(why) = self.attempt(worker, confirm, pieces, stage) else {
                 return Ok(());
             };
             let seen = match why {
@@ -181,7 +198,8 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     fn attempt(
         &self,
         worker: &mut LockfreeWorker,
-        confirm: &mut Confirm<K>,
+        confirm: &mut Confirm,
+        pieces: &Pieces<K>,
         stage: Stage,
     ) -> Result<(), Abort> {
         let id = confirm.id;
@@ -205,7 +223,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
         // Release, P1: keys and all other fields. A plain store: nobody changes a state that
         // is free, dead or not yet in any slot, but its owner.
         self.state_word(id).store(pending.0, Ordering::Release);
-        self.finish(worker, Insert { id, pending }, &confirm.pieces);
+        self.finish(worker, Insert { id, pending }, pieces);
         // Acquire, P1: what the decision was made from.
         let state = State(self.state_word(id).load(Ordering::Acquire));
         debug_assert!(!state.is_pending() && state.generation() == id.generation);
@@ -215,7 +233,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
             fence_after_exchange();
             return Ok(());
         };
-        self.clear_all(worker, id, &confirm.pieces);
+        self.clear_all(worker, id, pieces);
         entry.put_status(confirm.status);
         entry.set_deadline(confirm.timeout);
         Err(why)

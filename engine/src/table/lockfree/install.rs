@@ -2,9 +2,11 @@
 //! helpers run alike.
 
 use super::LockfreeTable;
-use super::bucket::Geometry;
+use super::bucket::{Bucket, Geometry};
 use super::canonical::{Piece, Pieces};
 use super::chain::{Chain, Change, Claim, Lengthened, Links, Proposal};
+#[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, miri))))]
+use super::scan::{Avx2, Avx512, Isa, Matcher};
 use super::scan::{bits, scan};
 use super::word::{Abort, Header, Slot, State};
 use super::worker::LockfreeWorker;
@@ -18,13 +20,6 @@ use crate::table::slab::EntryId;
 pub(super) struct Insert {
     pub(super) id: EntryId,
     pub(super) pending: State,
-}
-
-/// What an installer carries from one look at the chain to the next.
-#[derive(Debug, Default)]
-struct Tools<'i> {
-    claim: Option<Claim>,
-    proposal: Option<Proposal<'i>>,
 }
 
 /// What came of one look at the chain.
@@ -73,56 +68,63 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     /// Makes one piece official; false if the insert is decided without it.
     fn install(&self, worker: &mut LockfreeWorker, insert: Insert, piece: &Piece<K>) -> bool {
         let chain = self.index.chain(piece.place.bucket);
-        let mut tools = Tools::default();
+        let mine = piece.slot(insert.id);
+        // What goes from one look at the chain to the next.
+        let (mut claim, mut proposal) = (None, None);
         // Ends: each further turn is caused by a header that somebody else changed, finitely
         // often for each operation of his, or by an insert that we finished.
         let official = loop {
-            match self.look(worker, insert, piece, chain, &mut tools) {
+            let carried = (&mut claim, &mut proposal);
+            match self.look(worker, insert, (piece, mine), chain, carried) {
                 Step::Again => {}
                 Step::Official => break true,
                 Step::Decided => break false,
             }
         };
-        if let Some(claim) = tools.claim {
+        if let Some(claim) = claim {
             chain.unclaim(claim);
         }
-        chain.sweep(worker, tools.proposal);
+        chain.sweep(worker, proposal);
         official
     }
 
     /// One look at the chain, and the step that follows from it.
+    #[inline]
     fn look<'i>(
         &self,
         worker: &mut LockfreeWorker,
         insert: Insert,
-        piece: &Piece<K>,
+        (piece, mine): (&Piece<K>, Slot),
         chain: Chain<'i, G>,
-        tools: &mut Tools<'i>,
+        (claimed, proposal): (&mut Option<Claim>, &mut Option<Proposal<'i>>),
     ) -> Step {
         let h = chain.header();
         let Some(links) = chain.links(h) else {
             return Step::Again;
         };
-        if let Some(claim) = tools.claim
+        if let Some(claim) = *claimed
             && chain.home(&links, claim.position) != Some(claim.home)
         {
             chain.unclaim(claim);
-            tools.claim = None;
+            *claimed = None;
         }
-        let dead = match self.search(worker, insert, piece, chain, h, &links) {
-            Ok(dead) => dead,
-            Err(step) => return step,
+        let dead = if links.count() == 0 && self.has_no_match(chain.head(), piece) {
+            0
+        } else {
+            match self.search(worker, insert, (piece, mine), chain, (h, links)) {
+                Ok(dead) => dead,
+                Err(step) => return step,
+            }
         };
         // Acquire; after the header: an insert that was aborted and cleared before `h` is seen here.
         if self.state_word(insert.id).load(Ordering::Acquire) != insert.pending.0 {
             return Step::Decided;
         }
-        if tools.claim.is_none() {
-            let limit = insert.pending.limit();
-            tools.claim = chain.claim(h, &links, limit, piece.slot(insert.id));
+        if claimed.is_none() {
+            *claimed = chain.claim(h, &links, insert.pending.limit(), mine);
         }
-        let Some(claim) = tools.claim else {
-            return self.make_room(worker, insert, chain, h, &links, &mut tools.proposal);
+        let Some(claim) = *claimed else {
+            return self.make_room(worker, insert, chain, (h, links), proposal);
         };
         let change = Change {
             set: 1 << claim.position,
@@ -133,24 +135,28 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
             return Step::Again;
         }
         // The word is the chain's now.
-        tools.claim = None;
+        *claimed = None;
         Step::Official
     }
 
     /// Looks for an equal piece among the official positions. `Ok` with the dead ones of
     /// the same tag if there is none.
+    #[inline(never)]
     fn search(
         &self,
         worker: &mut LockfreeWorker,
         insert: Insert,
-        piece: &Piece<K>,
+        (piece, mine): (&Piece<K>, Slot),
         chain: Chain<'_, G>,
-        h: Header,
-        links: &Links,
+        (h, links): (Header, Links),
     ) -> Result<u32, Step> {
-        let mine = piece.slot(insert.id);
+        let links = &links;
         let mut dead = 0;
-        for (bucket, first, used) in chain.buckets(*links) {
+        for at in 0..links.count() + 1 {
+            let (bucket, first, used) = chain.nth_bucket(links, at);
+            if self.has_no_match(bucket, piece) {
+                continue;
+            }
             let scanned = scan(bucket, used, piece.pattern());
             for at in bits(scanned.matches & (h.valid() >> first)) {
                 let slot = scanned.slots[at];
@@ -181,6 +187,23 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
             }
         }
         Ok(dead)
+    }
+
+    /// Sees at once, where there are vectors, that no word of a bucket can be of an equal piece. The
+    /// compare is after the load of the header (acquire) and before its CAS (release), and while that
+    /// header stands official words do not change: as good as reading them one by one.
+    #[inline(always)]
+    fn has_no_match(&self, bucket: &Bucket, piece: &Piece<K>) -> bool {
+        match self.isa {
+            #[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, miri))))]
+            Isa::Avx2 => Avx2::has_no(bucket, piece.place.tag),
+            #[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, miri))))]
+            Isa::Avx512 => Avx512::has_no(bucket, piece.place.tag),
+            _ => {
+                let _ = (bucket, piece);
+                false
+            }
+        }
     }
 
     /// What a slot of the right tag stands for.
@@ -214,15 +237,16 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     }
 
     /// No position could be claimed: clears dead ones, or lengthens the chain, or gives up.
+    #[inline(never)]
     fn make_room<'i>(
         &self,
         worker: &mut LockfreeWorker,
         insert: Insert,
         chain: Chain<'i, G>,
-        h: Header,
-        links: &Links,
+        (h, links): (Header, Links),
         proposal: &mut Option<Proposal<'i>>,
     ) -> Step {
+        let links = &links;
         let dead = self.dead_positions(chain, h, links);
         if dead != 0 {
             let change = Change {

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::LockfreeTable;
 use super::bucket::{Bucket, Geometry};
-use super::canonical::{Pieces, Place};
+use super::canonical::Place;
 use super::prefetch::{Hint, prefetch};
 #[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, miri))))]
 use super::scan::{Avx2, Avx512, Isa};
@@ -110,22 +110,24 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
         let probe = self.probe(key);
         let head = self.head_of(&probe);
         let candidates = S::candidates(head, probe.hash, G::HEAD_SLOTS);
+        let mut hit = None;
         if candidates.is_empty() {
             // Acquire and after the scan, as in `find`.
             if Header(head.word.load(Ordering::Acquire)).overflow() == 0 {
+                S::leave();
                 return None;
             }
         } else {
             let slot = candidates.first(head);
-            if !slot.is_free()
-                && let Some(hit) =
-                    check_entry::<S, K>(entry_at(self.slab.entries(), slot), slot, key, now)
-            {
-                worker.hold();
-                return Some(hit);
+            if !slot.is_free() {
+                hit = check_entry::<S, K>(entry_at(self.slab.entries(), slot), slot, key, now);
             }
         }
-        let hit = self.find_and_reap::<S>(worker, key, &probe, now)?;
+        S::leave();
+        let hit = match hit {
+            Some(hit) => hit,
+            None => self.find_and_reap(worker, key, &probe, now)?,
+        };
         worker.hold();
         Some(hit)
     }
@@ -133,7 +135,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     /// The connection that owns `key`, not held. One that has expired is removed
     /// on the way, as the kernel's lookup does (`nf_ct_gc_expired`).
     #[inline]
-    fn find_and_reap<S: Matcher>(
+    fn find_and_reap(
         &self,
         worker: &mut LockfreeWorker,
         key: &K,
@@ -142,7 +144,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     ) -> Option<Hit> {
         // Ends: each further turn removed a connection, or saw that somebody else did.
         loop {
-            let hit = self.find_by::<S>(key, probe)?;
+            let hit = self.find(key, probe)?;
             if !self.slab.entry(hit.id).is_expired(now) {
                 return Some(hit);
             }
@@ -151,17 +153,13 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     }
 
     /// The confirmed connection that owns `key`, expired or not.
-    pub(super) fn find(&self, key: &K, probe: &Probe) -> Option<Hit> {
-        self.find_by::<Scalar>(key, probe)
-    }
-
+    ///
     /// Valid bits are not asked: a confirmed entry with this key is right whatever slot led to it.
-    #[inline]
-    fn find_by<S: Matcher>(&self, key: &K, probe: &Probe) -> Option<Hit> {
+    pub(super) fn find(&self, key: &K, probe: &Probe) -> Option<Hit> {
         let find_in = |bucket: &Bucket, used| {
-            S::candidates(bucket, probe.hash, used)
+            Scalar::candidates(bucket, probe.hash, used)
                 .slots(bucket)
-                .find_map(|slot| check_owner::<S, K>(self.slab.at(slot.index()), slot, key))
+                .find_map(|slot| check_owner(self.slab.at(slot.index()), slot, key))
         };
         let head = self.head_of(probe);
         if let Some(hit) = find_in(head, G::HEAD_SLOTS) {
@@ -340,18 +338,19 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
         for i in last.iter() {
             held += settle::<S, K, W>(&flight, i..i + 1, now, found, &mut others);
         }
+        S::leave();
         if W::HOLDS {
             worker.hold_many(held);
         }
         if !others.is_empty() {
-            self.find_others::<S, W>(worker, keys, now, found, others);
+            self.find_others::<W>(worker, keys, now, found, others);
         }
     }
 
     /// Keys that the passes were not made for.
     #[cold]
     #[inline(never)]
-    fn find_others<S: Matcher, W: Wish<K>>(
+    fn find_others<W: Wish<K>>(
         &self,
         worker: &mut LockfreeWorker,
         keys: &[K],
@@ -360,7 +359,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
         others: Marked,
     ) {
         for i in others.iter() {
-            let hit = self.find_and_reap::<S>(worker, &keys[i], &self.probe(&keys[i]), now);
+            let hit = self.find_and_reap(worker, &keys[i], &self.probe(&keys[i]), now);
             found[i] = hit.map(|hit| {
                 if W::HOLDS {
                     worker.hold();
@@ -419,7 +418,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
         for i in beyond.iter() {
             let hash = flight.hashes[i];
             let chain = self.index.chain(Place::bucket(hash, self.hashing().1));
-            // The order of `find_by`: the head was looked through, then the header, the link, the bucket.
+            // The order of `find`: the head was looked through, then the header, the link, the bucket.
             let overflow = chain.header().overflow();
             let links = chain.walk(overflow.min(1));
             let Some((bucket, _, used)) = chain.buckets(links).nth(1) else {
@@ -450,14 +449,6 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
             if let Some(number) = link.bucket() {
                 prefetch(hint, self.index.overflow.bucket(number));
             }
-        }
-    }
-
-    /// Asks for the head buckets of pieces, to change them.
-    #[inline]
-    pub(super) fn prefetch_heads(&self, pieces: &Pieces<K>) {
-        for piece in pieces.iter() {
-            prefetch(self.write_hint, self.index.chain(piece.place.bucket).head());
         }
     }
 
@@ -647,13 +638,13 @@ impl<K: FlowKey> Wish<K> for Status {
 /// Is the slot's entry confirmed, and the owner of `key`? Expired or not. In which life the slot was
 /// written is not asked: whoever is confirmed with this key owns it.
 #[inline(always)]
-fn check_owner<S: Matcher, K: FlowKey>(entry: &Entry<K>, slot: Slot, key: &K) -> Option<Hit> {
+fn check_owner<K: FlowKey>(entry: &Entry<K>, slot: Slot, key: &K) -> Option<Hit> {
     // Acquire, P1: the linearization point of a hit; only after it the body may be read.
     let state = State(entry.state_word().load(Ordering::Acquire));
     if !state.is_confirmed() {
         return None;
     }
-    let mut owned = S::owned(entry, key);
+    let mut owned = Scalar::owned(entry, key);
     if state.is_reply_only() {
         // Not by its original key.
         owned &= 2;

@@ -8,13 +8,19 @@
 //! Chunk   256 B | next 4 | depth 4 | count 4 | at most 61 numbers |
 //! stack   | tag 32 | chunk + 1  32 |    two of full chunks, one of blank ones
 //! round   odd or even: which stack is drained; the other one is filled
-//! fresh   numbers from here on were never used
+//! fresh   numbers from here on were never used; for chunks likewise
 //! ```
+//! Memory that was never used is touched last: a fresh number is handed out only while fewer than
+//! [`ROUND`] numbers wait in the stack that is filled. So what a table touches is what it had in
+//! use at its fullest, and about two rounds more; and numbers come back while the lines of what they
+//! stand for are still in a cache.
+//!
 //! # Invariants
 //! - I1 a number is in one place: not yet fresh, a chunk of a stack, a thread's cache, or in use.
 //! - I2 a chunk is in one stack or in one thread's hands.
 //! - I3 a number that is given back is not handed out again before the stack that was
-//!   drained at that time is empty. So generations of numbers wrap only after 2^29 *rounds*.
+//!   drained at that time is empty. So a number's generation wraps only after 2^29 *rounds*, which
+//!   are [`ROUND`] allocations each in a large table: more than a day at five million a second.
 //!
 //! # Linearization
 //! Push and pop: the CAS of the stack's head. Change of rounds: the CAS of `round`.
@@ -30,6 +36,8 @@
 //! # Sources
 //! Treiber, *Systems Programming: Coping with Parallelism* (1986), with tagged heads. The
 //! tag would have to come round by 2^32 changes while one pop is between two instructions.
+
+use std::ops::Range;
 
 use crossbeam_utils::CachePadded;
 
@@ -67,6 +75,9 @@ impl Default for Chunk {
 
 // SAFETY: atomic words only; zeroes are `default()`.
 unsafe impl Zeroed for Chunk {}
+
+/// Numbers of a round: a thousand, or a sixteenth of all where that is less.
+const ROUND: usize = 1024;
 
 /// A head of a stack of chunks.
 #[derive(Debug, Default)]
@@ -135,6 +146,23 @@ fn retagged(head: u64, chunk_plus_one: u32) -> u64 {
     ((head >> 32).wrapping_add(1)) << 32 | u64::from(chunk_plus_one)
 }
 
+/// The next `count` numbers, or what is left of them below `end`.
+fn take_range(next: &AtomicU64, end: u64, count: u64) -> Range<u32> {
+    // Relaxed, all: what was never used has no history to order.
+    let mut first = next.load(Ordering::Relaxed);
+    loop {
+        let last = (first + count).min(end);
+        if first == last {
+            return 0..0;
+        }
+        // Relaxed: as above.
+        match next.compare_exchange(first, last, Ordering::Relaxed, Ordering::Relaxed) {
+            Ok(_) => return first as u32..last as u32,
+            Err(now) => first = now,
+        }
+    }
+}
+
 /// All free numbers below a capacity.
 #[derive(Debug)]
 pub(super) struct Pool {
@@ -143,6 +171,7 @@ pub(super) struct Pool {
     blank: CachePadded<Stack>,
     round: CachePadded<AtomicU64>,
     fresh: CachePadded<AtomicU64>,
+    fresh_chunks: CachePadded<AtomicU64>,
     capacity: u32,
     /// Numbers that go from hand to hand at once: few where there are few, lest one thread has them all.
     chunk: usize,
@@ -201,23 +230,21 @@ impl Pool {
         let chunk = (capacity / 32).clamp(1, CHUNK);
         // Full chunks, and one in the hands of each worker.
         let count = capacity / chunk + WORKERS_MAX;
-        let pool = Pool {
-            chunks: Array::zeroed(count),
+        Pool {
+            chunks: Array::sparse(count),
             full: Default::default(),
             blank: CachePadded::default(),
             round: CachePadded::new(AtomicU64::new(0)),
             fresh: CachePadded::new(AtomicU64::new(0)),
+            fresh_chunks: CachePadded::new(AtomicU64::new(0)),
             capacity: capacity as u32,
             chunk,
-            round_chunks: capacity / chunk / 16,
-        };
-        for chunk in (0..count as u32).rev() {
-            pool.blank.push(&pool.chunks, chunk);
+            round_chunks: (capacity / 16).min(ROUND) / chunk,
         }
-        pool
     }
 
     /// A free number; `None` when none is left.
+    #[inline]
     pub(super) fn take(&self, cache: &mut Cache) -> Option<u32> {
         if let Some(number) = cache.taking.pop() {
             return Some(number);
@@ -268,30 +295,16 @@ impl Pool {
     }
 
     fn take_fresh(&self, cache: &mut Cache) -> bool {
-        // Relaxed, all: a number that was never used has no history to order.
-        let mut first = self.fresh.load(Ordering::Relaxed);
-        loop {
-            let count = (u64::from(self.capacity) - first).min(self.chunk as u64);
-            if count == 0 {
-                return false;
-            }
-            // Relaxed: the numbers of a fresh range have no contents yet.
-            match self.fresh.compare_exchange(
-                first,
-                first + count,
-                Ordering::Relaxed,
-                Ordering::Relaxed,
-            ) {
-                Ok(_) => {
-                    // Taken from the end: lowest first.
-                    cache
-                        .taking
-                        .extend((first as u32..(first + count) as u32).rev());
-                    return true;
-                }
-                Err(now) => first = now,
-            }
-        }
+        let fresh = take_range(&self.fresh, u64::from(self.capacity), self.chunk as u64);
+        // Taken from the end: lowest first.
+        cache.taking.extend(fresh.clone().rev());
+        !fresh.is_empty()
+    }
+
+    /// A chunk with nothing in it; `None` if others have them all in hand for a moment.
+    fn take_blank(&self) -> Option<u32> {
+        let used_before = self.blank.pop(&self.chunks);
+        used_before.or_else(|| take_range(&self.fresh_chunks, self.chunks.len() as u64, 1).next())
     }
 
     /// Gives a number back. It must be the caller's own (I1).
@@ -305,9 +318,9 @@ impl Pool {
 
     #[cold]
     fn spill(&self, cache: &mut Cache) {
-        // None blank: others have them in hand for a moment; the cache keeps the numbers.
+        // None blank: the cache keeps the numbers.
         while cache.giving.len() >= self.chunk
-            && let Some(chunk) = self.blank.pop(&self.chunks)
+            && let Some(chunk) = self.take_blank()
         {
             let contents = &self.chunks[chunk as usize];
             for (place, number) in contents
@@ -322,6 +335,13 @@ impl Pool {
             let filling = 1 - (self.round.load(Ordering::Relaxed) as usize & 1);
             self.full[filling].push(&self.chunks, chunk);
         }
+    }
+
+    /// Numbers that were ever handed out.
+    #[cfg(all(test, not(any(loom, shuttle))))]
+    pub(super) fn touched(&self) -> usize {
+        // Relaxed: one thread.
+        self.fresh.load(Ordering::Relaxed) as usize
     }
 
     /// All numbers that are in no cache and in nobody's use. Only at rest.

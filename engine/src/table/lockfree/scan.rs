@@ -194,6 +194,21 @@ pub(super) trait Matcher {
     /// and perhaps free words.
     fn candidates(bucket: &Bucket, hash: u64, used: usize) -> Candidates;
 
+    /// Has a bucket no word of this tag? A call alone.
+    #[cfg_attr(
+        any(loom, shuttle, miri, not(target_arch = "x86_64")),
+        expect(dead_code, reason = "for vector versions")
+    )]
+    #[inline(always)]
+    fn has_no(bucket: &Bucket, tag: u16) -> bool {
+        let none = Self::candidates(bucket, u64::from(tag), SLOTS).is_empty();
+        Self::leave();
+        none
+    }
+
+    /// After the last one of some calls: leaves the processor as code without vectors expects it.
+    fn leave();
+
     /// Which of an entry's two keys `key` is: bit 0 the original, bit 1 the reply.
     fn owned<K: FlowKey>(entry: &Entry<K>, key: &K) -> u8;
 }
@@ -203,6 +218,9 @@ pub(super) trait Matcher {
 pub(super) struct Scalar;
 
 impl Matcher for Scalar {
+    #[inline(always)]
+    fn leave() {}
+
     #[inline(always)]
     fn canonical<K: FlowKey>(keys: &[K], canonical: &mut [K; GROUP]) {
         for (canonical, key) in canonical.iter_mut().zip(keys) {
@@ -248,11 +266,32 @@ mod vector {
         unsafe { _mm_cvtsi64_si128(hash.cast_signed()) }
     }
 
+    /// Code compiled for any x86-64 runs slower on some processors while these are in use.
+    #[inline(always)]
+    fn zero_upper_halves() {
+        // SAFETY: part of AVX, which both matchers have; all registers it changes are named.
+        unsafe {
+            asm!(
+                "vzeroupper",
+                out("xmm0") _, out("xmm1") _, out("xmm2") _, out("xmm3") _,
+                out("xmm4") _, out("xmm5") _, out("xmm6") _, out("xmm7") _,
+                out("xmm8") _, out("xmm9") _, out("xmm10") _, out("xmm11") _,
+                out("xmm12") _, out("xmm13") _, out("xmm14") _, out("xmm15") _,
+                options(nomem, nostack, preserves_flags),
+            );
+        }
+    }
+
     /// Two loads of 32 bytes. Only where [`Isa::Avx2`](super::Isa::Avx2) is available.
     #[derive(Debug)]
     pub(in super::super) struct Avx2;
 
     impl Matcher for Avx2 {
+        #[inline(always)]
+        fn leave() {
+            zero_upper_halves();
+        }
+
         /// The compiler's own vector code, in a caller that is compiled for these instructions.
         #[inline(always)]
         fn canonical<K: FlowKey>(keys: &[K], canonical: &mut [K; GROUP]) {
@@ -331,6 +370,11 @@ mod vector {
     pub(in super::super) struct Avx512;
 
     impl Matcher for Avx512 {
+        #[inline(always)]
+        fn leave() {
+            zero_upper_halves();
+        }
+
         #[inline(always)]
         fn canonical<K: FlowKey>(keys: &[K], canonical: &mut [K; GROUP]) {
             Avx2::canonical(keys, canonical);

@@ -56,7 +56,7 @@ impl Header {
         (self.0 & (INIT - 1)) as u32
     }
 
-    #[inline]
+    #[cfg(test)]
     pub(super) fn is_official(self, position: usize) -> bool {
         self.valid() >> position & 1 == 1
     }
@@ -188,6 +188,11 @@ impl Slot {
         }
     }
 
+    /// Keys that it stands for.
+    pub(super) fn key_count(self) -> u64 {
+        u64::from((self.0 >> COVERS_SHIFT & 3).count_ones())
+    }
+
     /// Is it of this life of its entry?
     #[inline]
     pub(super) fn is_of(self, state: State) -> bool {
@@ -227,6 +232,11 @@ impl Pattern {
             tag: u64::from(tag) << TAG_SHIFT,
             covers: u64::from(covers) << COVERS_SHIFT,
         }
+    }
+
+    /// All pieces that have the tag of this one.
+    pub(super) fn alike(slot: Slot) -> Pattern {
+        Pattern::new((slot.0 >> TAG_SHIFT) as u16, COVERS_BOTH)
     }
 
     /// Free words never match: they cover nothing.

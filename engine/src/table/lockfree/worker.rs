@@ -101,12 +101,14 @@ pub struct LockfreeWorker {
     pub(super) entry_limbo: Limbo,
     pub(super) overflow_limbo: Limbo,
     /// Removed by this worker and not released yet.
-    owned: Vec<EntryId>,
+    owned: VecDeque<EntryId>,
     /// Of these, the ones that nobody asked it to remove.
     pub(super) removed: VecDeque<EntryId>,
     /// The time of the call under way, for inserts that replace the expired.
     pub(super) now: Nanos,
     pub(super) counters: LockfreeCounters,
+    /// Of [`LockfreeCounters::recycle_stalled`], what has been told.
+    told_stalled: u64,
 }
 
 impl LockfreeWorker {
@@ -122,10 +124,11 @@ impl LockfreeWorker {
             overflow: Cache::new(),
             entry_limbo: Limbo::new(shared.limbo_entries),
             overflow_limbo: Limbo::new(shared.limbo_overflow),
-            owned: Vec::with_capacity(REMOVED),
+            owned: VecDeque::with_capacity(REMOVED),
             removed: VecDeque::with_capacity(REMOVED),
             now: 0,
             counters: LockfreeCounters::default(),
+            told_stalled: 0,
             shared: Arc::clone(shared),
         };
         worker.adopt();
@@ -134,8 +137,8 @@ impl LockfreeWorker {
 
     /// Entries that it removed and has not given back.
     #[cfg(test)]
-    pub(super) fn owned(&self) -> &[EntryId] {
-        &self.owned
+    pub(super) fn owned(&self) -> impl Iterator<Item = EntryId> + '_ {
+        self.owned.iter().copied()
     }
 
     /// Takes its share of everything beforehand, so that its calls touch nothing that
@@ -154,6 +157,12 @@ impl LockfreeWorker {
         self.shared
             .quota
             .fetch_sub(entries as u64, Ordering::Relaxed);
+    }
+
+    /// [`LockfreeCounters::recycle_stalled`] since it was asked last.
+    pub(super) fn take_recycle_stalled(&mut self) -> u64 {
+        let before = std::mem::replace(&mut self.told_stalled, self.counters.recycle_stalled);
+        self.counters.recycle_stalled - before
     }
 
     /// What it counted so far.
@@ -176,7 +185,7 @@ impl LockfreeWorker {
 
     /// From here on `id` is this worker's to give back.
     pub(super) fn own(&mut self, id: EntryId) {
-        self.owned.push(id);
+        self.owned.push_back(id);
     }
 
     /// Was `id` this worker's to give back? Not any more.
@@ -185,9 +194,14 @@ impl LockfreeWorker {
         if self.owned.is_empty() {
             return false;
         }
-        // Few at a time, the last one most often.
+        // A batch is given back in the order of its removals; else it is the last one most often.
+        if self.owned.front() == Some(&id) {
+            return self.owned.pop_front().is_some();
+        }
         let found = self.owned.iter().rposition(|owned| *owned == id);
-        found.map(|at| self.owned.swap_remove(at)).is_some()
+        found
+            .and_then(|at| self.owned.swap_remove_back(at))
+            .is_some()
     }
 
     /// Takes over what workers that are gone left behind; true if there was anything.
@@ -363,22 +377,14 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     }
 
     /// A fresh entry; `None` if the quota is used up, or nothing can be reused yet.
+    #[inline]
     pub(super) fn begin_life(&self, worker: &mut LockfreeWorker) -> Option<EntryId> {
         if !worker.take_permit() {
             return None;
         }
-        let mut free = self.entries.take(&mut worker.entries);
-        if free.is_none() {
-            worker.seal();
-            worker.adopt();
-            self.reclaim(worker);
-            self.reclaim(worker);
-            free = self.entries.take(&mut worker.entries);
-        }
-        let Some(index) = free else {
-            worker.counters.recycle_stalled += 1;
-            worker.give_permit();
-            return None;
+        let index = match self.entries.take(&mut worker.entries) {
+            Some(index) => index,
+            None => self.reclaim_entry(worker)?,
         };
         // The lines of an entry to come: allocations come in batches, and TCP's tracker is
         // initialised with the entry, under its lock.
@@ -387,6 +393,21 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
             prefetch(self.write_hint, self.slab.tracker_at(soon));
         }
         Some(self.slab.begin_life(index, 0))
+    }
+
+    /// Looks for an entry when the pool has none; gives the permit back if there is none.
+    #[cold]
+    fn reclaim_entry(&self, worker: &mut LockfreeWorker) -> Option<u32> {
+        worker.seal();
+        worker.adopt();
+        self.reclaim(worker);
+        self.reclaim(worker);
+        let free = self.entries.take(&mut worker.entries);
+        if free.is_none() {
+            worker.counters.recycle_stalled += 1;
+            worker.give_permit();
+        }
+        free
     }
 
     /// Ends a life that nobody ever saw.

@@ -3,8 +3,12 @@
 
 #[cfg(shuttle)]
 mod abandoned;
+#[cfg(not(any(loom, shuttle)))]
+mod batches;
 #[cfg(shuttle)]
 mod few_switches;
+#[cfg(not(any(loom, shuttle)))]
+mod fill;
 #[cfg(any(loom, shuttle))]
 mod history;
 #[cfg(loom)]
