@@ -13,8 +13,8 @@ use crate::peer;
 use crate::workload::anomaly::Anomalies;
 use crate::workload::case::Kind;
 use crate::workload::expire::Expiry;
-use crate::workload::race::Tally;
 use crate::workload::stall::Stall;
+use crate::workload::tally::Tally;
 use crate::workload::{Measurement, Sample};
 
 /// A figure of which there are several samples.
@@ -270,9 +270,10 @@ impl RunResult {
             |figure: &dyn Fn(&Sample) -> f64| Spread::of(m.samples.iter().map(figure).collect());
         let ns_per_op = spread(&|s| s.ns_per_op(case.workers));
         let limit = m.limit.iter().map(|s| s.ns_per_op(case.workers)).collect();
-        let limit_ns = (!m.limit.is_empty()).then(|| Spread::of(limit).median);
-        let offers = !matches!(case.workload.kind, Kind::LookupHit | Kind::LookupMiss);
         let is_clash = matches!(case.workload.kind, Kind::Clash(_));
+        // What is beside a clash workload is no limit of an operation but a floor (`ClashFigures`).
+        let limit_ns = (!is_clash && !m.limit.is_empty()).then(|| Spread::of(limit).median);
+        let offers = !matches!(case.workload.kind, Kind::LookupHit | Kind::LookupMiss);
         RunResult {
             workload: case.workload.name,
             table: m.table,
@@ -340,11 +341,18 @@ impl ClashFigures {
             resolved_per_s: rate(&|t| t.resolved_same + t.resolved_reply_only),
             confirmed_per_s: rate(&|t| t.confirmed),
             dropped_per_s: rate(&|t| t.dropped),
-            floor_per_s: None,
+            floor_per_s: floor_per_s(m),
             chain_longest: m.chains.as_ref().map(ChainLengths::longest),
             chain_mean: m.chains.as_ref().map(ChainLengths::mean_of_used),
         }
     }
+}
+
+/// Clashes a second of the floor; `None` where nobody clashed with anybody.
+fn floor_per_s(m: &Measurement) -> Option<f64> {
+    let rate = |s: &Sample| s.tally.resolved_same as f64 / s.elapsed.as_secs_f64();
+    let median = Spread::of(m.limit.iter().map(rate).collect()).median;
+    (median > 0.0).then_some(median)
 }
 
 #[cfg(test)]

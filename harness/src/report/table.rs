@@ -258,7 +258,7 @@ pub fn per_cpu(result: &RunResult, results: &[RunResult]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::workload::race::Tally;
+    use crate::workload::tally::Tally;
     use crate::workload::{Case, Measurement, Sample, clash};
     use clashtrack_engine::table::prefetch::Hint;
     use clashtrack_engine::tuple::Protocol;
