@@ -75,7 +75,10 @@ struct Word(u64);
 const ROUNDS: usize = (1 << 10) - 1;
 const FLOW_BITS: u32 = 24;
 const ENTRY_BITS: u32 = 30;
-const _: () = assert!(flows::FLOWS_MAX <= 1 << FLOW_BITS, "a word can name any flow");
+const _: () = assert!(
+    flows::FLOWS_MAX <= 1 << FLOW_BITS,
+    "a word can name any flow"
+);
 
 impl Word {
     fn new(round: usize, flow: usize, entry: usize) -> Word {
@@ -173,8 +176,7 @@ impl Floor {
     /// Touches the memory, and finds the fastest way: the fastest of several rounds each.
     fn warm_up(&mut self, cores: &Cores, interrupted: &AtomicBool) -> Hint {
         const TRIES: usize = 3;
-        let mut times: Vec<(Duration, Hint)> =
-            Hint::ALL.map(|hint| (Duration::MAX, hint)).to_vec();
+        let mut times: Vec<(Duration, Hint)> = Hint::ALL.map(|hint| (Duration::MAX, hint)).to_vec();
         for _ in 0..TRIES {
             for (best, hint) in &mut times {
                 *best = self.race(*hint, cores, interrupted).elapsed.min(*best);
@@ -241,7 +243,10 @@ impl Racer for Handing<'_> {
             let bucket = bucket_of(hash, memory.heads.len() as u32);
             prefetch(self.config.prefetch, &memory.heads[bucket as usize]);
             // The next entry's line, if this flow is won.
-            prefetch(Hint::Write, &memory.entries[hand.first + hand.used + flow - first]);
+            prefetch(
+                Hint::Write,
+                &memory.entries[hand.first + hand.used + flow - first],
+            );
             hand.batch.push((flow, bucket, hash as u32 & 7));
         }
         let round = self.round;

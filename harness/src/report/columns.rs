@@ -187,6 +187,19 @@ fn clash_columns(resolves: bool) -> Vec<Column> {
     } else {
         rate("dropped M/s", |clash| &clash.dropped_per_s)
     }];
+    columns.push(Column::some(
+        "of the floor",
+        |r| r.clash.clone(),
+        move |clash| {
+            let did = if resolves {
+                clash.resolved_per_s.median
+            } else {
+                clash.dropped_per_s.median
+            };
+            let of = |floor: f64| format!("{:.2}", did / floor);
+            clash.floor_per_s.map_or_else(|| "-".to_owned(), of)
+        },
+    ));
     columns.push(rate("confirmed M/s", |clash| &clash.confirmed_per_s));
     let counts: [Count; 4] = [
         ("merged", |a| a.resolved_same),

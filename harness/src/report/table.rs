@@ -66,6 +66,7 @@ const RAW_COLUMNS: &[RawColumn] = &[
     ("dropped_per_s_max", |r| {
         of_clash(r, |c| Some(c.dropped_per_s.max))
     }),
+    ("floor_per_s", |r| of_clash(r, |c| c.floor_per_s)),
     ("offered", |r| of_accounting(r, |a| a.offered as i64)),
     ("confirmed", |r| of_accounting(r, |a| a.confirmed as i64)),
     ("resolved_same", |r| {

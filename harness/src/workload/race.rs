@@ -255,7 +255,7 @@ impl<T: FlowTable<KeyV4>> Racer for Offer<'_, T> {
 
     fn confirm(&mut self) {
         let (table, hand) = (self.table, &mut *self.hand);
-        table.prepare_confirm(&mut hand.worker, &hand.unconfirmed);
+        // No `prepare_confirm`: the lookups have just asked for the same lines, and asking again takes them from whoever is ahead.
         for i in 0..hand.unconfirmed.len() {
             let (flow, id) = (hand.flows[i], hand.unconfirmed[i]);
             let reply = table.slab().entry(id).key(Direction::Reply);

@@ -106,6 +106,8 @@ pub struct LockfreeWorker {
     pub(super) removed: VecDeque<EntryId>,
     /// The time of the call under way, for inserts that replace the expired.
     pub(super) now: Nanos,
+    /// The insert under way, as long as no slot has had a word of it: nobody else knows of it.
+    pub(super) unshown: Option<EntryId>,
     pub(super) counters: LockfreeCounters,
 }
 
@@ -125,6 +127,7 @@ impl LockfreeWorker {
             owned: Vec::with_capacity(REMOVED),
             removed: VecDeque::with_capacity(REMOVED),
             now: 0,
+            unshown: None,
             counters: LockfreeCounters::default(),
             shared: Arc::clone(shared),
         };
