@@ -141,6 +141,11 @@ fn stall_columns() -> Vec<Column> {
             |r| r.stall,
             |s| format!("{:.2}", s.lookups_kept),
         ),
+        Column::some(
+            "removals kept",
+            |r| r.stall,
+            |s| format!("{:.2}", s.removals_kept),
+        ),
         Column::some("refused", |r| r.stall, |s| s.recycle_stalled.to_string()),
     ]
 }
@@ -156,6 +161,11 @@ fn expiry_columns() -> Vec<Column> {
             "longest pass us",
             |r| r.expiry,
             |e| format!("{:.0}", e.longest_pass_us),
+        ),
+        Column::some(
+            "pass p99.9 us",
+            |r| r.expiry,
+            |e| format!("{:.0}", e.pass_p999_us),
         ),
         Column::some(
             "insert p99.9 us with",

@@ -93,12 +93,20 @@ const RAW_COLUMNS: &[RawColumn] = &[
     ("longest_pause_ms", |r| {
         known(r.stall.map(|s| s.longest_pause_ms))
     }),
+    ("lookups_kept", |r| known(r.stall.map(|s| s.lookups_kept))),
+    ("removals_kept", |r| known(r.stall.map(|s| s.removals_kept))),
     ("others_ops", |r| known(r.stall.map(|s| s.others_ops))),
     ("expiry_core_share", |r| {
         known(r.expiry.map(|e| e.core_share))
     }),
     ("expiry_longest_pass_us", |r| {
         known(r.expiry.map(|e| e.longest_pass_us))
+    }),
+    ("expiry_pass_p999_us", |r| {
+        known(r.expiry.map(|e| e.pass_p999_us))
+    }),
+    ("expiry_longest_pass_wall_us", |r| {
+        known(r.expiry.map(|e| e.longest_pass_wall_us))
     }),
     ("insert_p999_ns_with", |r| {
         known(r.expiry.map(|e| e.insert_p999_ns_with))

@@ -196,6 +196,19 @@ pub struct Measured {
     pub interrupted: bool,
 }
 
+impl Measured {
+    /// Nothing was to be measured.
+    #[must_use]
+    pub fn nothing() -> Measured {
+        Measured {
+            measurements: Vec::new(),
+            load: None,
+            resident: None,
+            interrupted: false,
+        }
+    }
+}
+
 /// Carries out a plan. `step` is called after each sample of each table with its name and workload.
 ///
 /// Uses a thread a worker and memory for all tables at once; ends within a batch after
