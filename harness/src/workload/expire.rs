@@ -52,11 +52,11 @@ pub const WORKLOAD: Workload = Workload {
 };
 
 /// Entries that one pass of the expiry thread looks at, at most.
-pub const PASS_PLACES: usize = 1024;
+pub const PASS_PLACES: usize = 512;
 /// Connections that one pass removes, at most.
-pub const PASS_EXPIRED: usize = 64;
+pub const PASS_EXPIRED: usize = 32;
 /// Passes that are due when the expiry thread wakes. To wake costs about as much as a pass.
-pub const PASSES_A_WAKE: usize = 4;
+pub const PASSES_A_WAKE: usize = 8;
 
 /// Slots of a sample; the expiry thread works in every second one.
 const SLOTS: u32 = 16;

@@ -349,7 +349,8 @@ impl<W> Member<W> {
         let mut next = first;
         if let Some(pair) = in_the_way {
             self.make_again(table, pair);
-            work.operations += 1;
+            // Who had to wait for the end did nothing meanwhile.
+            work.operations += u64::from(stage.is(at));
             finished = Instant::now();
             work.longest_pause = finished - begun;
         }
