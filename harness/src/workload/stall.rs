@@ -231,14 +231,14 @@ impl<T: FlowTable<KeyV4>> Contender for StallContender<T> {
                 } else {
                     let share = case.share(number, case.connections);
                     let work = [WAITING, SUSPENDED].map(|at| {
-                        let in_the_way = number == 1 && at == SUSPENDED;
+                        let is_first = number == 1 && at == SUSPENDED;
+                        let in_the_way = is_first.then_some(&traffic.residents[0]);
                         member.work(
-                            in_the_way.then_some(&traffic.residents[0]),
                             table,
                             traffic,
                             share.clone(),
                             case.batch,
-                            (&stage, at),
+                            (&stage, at, in_the_way),
                             crew,
                         )
                     });
@@ -332,12 +332,11 @@ impl<W> Member<W> {
     /// Works all over the table while `stage` lasts, or until it comes; at first on the connection `in_the_way`.
     fn work<T: FlowTable<KeyV4, Worker = W>>(
         &mut self,
-        in_the_way: Option<&Pair>,
         table: &T,
         traffic: &Traffic,
         share: std::ops::Range<usize>,
         batch: usize,
-        (stage, at): (&Stage, u32),
+        (stage, at, in_the_way): (&Stage, u32, Option<&Pair>),
         crew: &Crew<'_>,
     ) -> Work {
         // The first newcomer is the suspended worker's.
