@@ -35,6 +35,15 @@ macro_rules! counters {
                 vec![$((stringify!($name), self.$name),)*]
             }
 
+            /// Sets the counter of that name; false if there is none.
+            pub fn set(&mut self, name: &str, value: u64) -> bool {
+                match name {
+                    $(stringify!($name) => self.$name = value,)*
+                    _ => return false,
+                }
+                true
+            }
+
             /// Adds another worker's.
             pub fn add(&mut self, other: &$snapshot) {
                 $(self.$name += other.$name;)*

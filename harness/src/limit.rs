@@ -12,6 +12,8 @@
 //! | `connect` | read both keys, hash them; write the entry's line and the tracker's (TCP), claim a slot and move the header in two buckets, publish the entry | 5, TCP 6 |
 //! | `churn` | end the entry whose place is taken over: its line, its two buckets; then as `connect` | 8, TCP 9 |
 //!
+//! The clash workloads' is the [floor](crate::floor).
+//!
 //! # Why it cannot flatter
 //! A limit that is too high makes tables look good. Therefore:
 //! - its memory is the lock-free table's: the same kind ([`Array`], huge pages where the system grants them), as
@@ -41,6 +43,7 @@ use clashtrack_engine::table::prefetch::{Hint, prefetch};
 use clashtrack_engine::table::storage::Array;
 use clashtrack_engine::tuple::Protocol;
 
+use crate::floor::Floor;
 use crate::workload::case::{Case, Kind};
 use crate::workload::churn::ROUND_OPERATIONS;
 use crate::workload::flows::Pair;
@@ -67,7 +70,8 @@ pub fn contender(case: &Case, traffic: &Arc<Traffic>) -> Option<Box<dyn Contende
         Kind::LookupHit | Kind::LookupMiss | Kind::Connect | Kind::Churn => {
             Some(Box::new(Limit::new(case, Arc::clone(traffic))))
         }
-        Kind::Clash(_) | Kind::Expire | Kind::Stall => None,
+        Kind::Clash(clash) => Some(Box::new(Floor::new(case.race(clash)))),
+        Kind::Expire | Kind::Stall => None,
     }
 }
 

@@ -1,6 +1,7 @@
 //! `clashtrack run`: measures workloads on tables and prints what it saw; without a
 //! subcommand, the main job: the three clash workloads on four tables, in about ten seconds.
 
+mod large;
 mod memory;
 
 use std::io::{self, IsTerminal, Write};
@@ -38,23 +39,23 @@ Defaults:
   clash, clash-nat, -tcp      32  64k a round  all cores, >1  500ms
   lookup-hit, lookup-miss     64  1M           all cores      500ms
   connect, churn              32  1M           all cores      500ms
-  expire                      32  1M           all but one    5s: all expire within it
+  expire                      32  1M           all but one    30s a 1M, once: all expire within it
   stall                       32  1M           all cores, >1  2s, once
-Above 4M connections only lockfree is run, unless --table says otherwise; tables then do not share the memory.
+Above 4M connections only lockfree is run, unless --table says otherwise; each then has a process of its own.
 
 Examples:
   clashtrack run clash --table striped,dashmap
   clashtrack run lookup-hit connect --workers 1,2 --table lockfree,dashmap
   clashtrack run lookup-hit --batch 1,64 --connections 1k..1M
   clashtrack run churn --l4 tcp,udp --workers 1
-  clashtrack run expire --connections 4M --duration 120s --repeat 1
+  clashtrack run expire --connections 4M
   clashtrack run clash-nat --connections 1k..64k --seed 7 --json";
 
 /// The seed of a run whose user gave none.
 pub const DEFAULT_SEED: u64 = 1;
 
 /// Time of a sample in the main job: with its untimed checks, nine races take about 10 s.
-const MAIN_JOB_DURATION: &str = "80ms";
+const MAIN_JOB_DURATION: &str = "40ms";
 
 /// The lock-free table has places for 1024, and those that fill and check it need some.
 const WORKERS_MAX: usize = 1000;
@@ -90,9 +91,9 @@ pub struct RunArgs {
     /// Time of one sample [default: by workload]
     #[arg(long, value_name = "TIME")]
     pub duration: Option<String>,
-    /// Samples of each workload on each table
-    #[arg(long, value_name = "N", default_value = "5")]
-    pub repeat: String,
+    /// Samples of each workload on each table [default: 5; expire and stall: 1]
+    #[arg(long, value_name = "N")]
+    pub repeat: Option<String>,
     /// Instruction set of the table's scans: scalar or auto
     #[arg(long, value_name = "ISA", default_value = "auto")]
     pub isa: String,
@@ -115,7 +116,7 @@ impl RunArgs {
             batch: Vec::new(),
             l4: Vec::new(),
             duration: Some(MAIN_JOB_DURATION.to_owned()),
-            repeat: "5".to_owned(),
+            repeat: None,
             isa: "auto".to_owned(),
             prefetch: "auto".to_owned(),
             memory_only: false,
@@ -170,7 +171,10 @@ impl RunArgs {
                 Some(word) => Some(values::duration("--duration", word)?),
                 None => None,
             },
-            repeat: bounded("--repeat", std::slice::from_ref(&self.repeat), REPEAT_MAX)?[0],
+            repeat: match &self.repeat {
+                Some(word) => Some(bounded("--repeat", std::slice::from_ref(word), REPEAT_MAX)?[0]),
+                None => None,
+            },
             seed: globals.seed.unwrap_or(DEFAULT_SEED),
             cores: cores.count(),
             prefetch: Hint::default(),
@@ -382,16 +386,31 @@ fn carry_out(plan: &Plan, globals: &Globals, cores: &Cores) -> Result<(ExitCode,
     answers::compare(&plan.tables, plan.seed)?;
     let interrupted = interrupt::flag();
     let bar = progress_bar(plan, globals);
-    let mut measured = workload::measure(plan, interrupted, |workload, table| {
-        bar.set_message(format!("{workload} on {table}"));
-        bar.inc(1);
+    let (here, large) = large::split(plan);
+    let mut measured = here.map_or_else(Measured::nothing, |here| {
+        workload::measure(&here, interrupted, |workload, table| {
+            bar.set_message(format!("{workload} on {table}"));
+            bar.inc(1);
+        })
     });
     if !measured.interrupted {
         memory::measure(plan, &mut measured.measurements, interrupted)?;
     }
+    let children = large::measure(plan, &large, interrupted, |table| {
+        bar.set_message(format!("{table}, in a process of its own"));
+    })?;
     bar.finish_and_clear();
-    let results: Vec<RunResult> = measured.measurements.iter().map(RunResult::of).collect();
-    let pinned = measured.measurements.iter().all(|m| m.pinned);
+    measured.interrupted |= children.interrupted;
+    let pinned = !children.unpinned && measured.measurements.iter().all(|m| m.pinned);
+    let mut results: Vec<RunResult> = measured.measurements.iter().map(RunResult::of).collect();
+    results.extend(children.results);
+    // Each workload's together, as they are without children.
+    let place = |result: &RunResult| {
+        plan.workloads
+            .iter()
+            .position(|w| w.name == result.workload)
+    };
+    results.sort_by_key(place);
     warn_of_stalls(&results);
     match globals.format {
         Format::Json => envelope(plan, cores, &measured, pinned, &results)?,
@@ -441,7 +460,7 @@ fn envelope(
         isa: plan.isa.resolved().name(),
         prefetch: plan.prefetch.name(),
         duration_ms: used(plan, |case| case.duration)[0].as_secs_f64() * 1e3,
-        repeat: plan.repeat,
+        repeat: used(plan, Case::samples)[0],
         seed: plan.seed,
         cores: cores.count(),
         pinned,
@@ -474,7 +493,7 @@ fn text(
         "{} connections or flows a round, batches of {}, {} of {}, seed {}; rounds of the tables take turns\n",
         joined(&used(plan, |case| case.connections)),
         joined(&used(plan, |case| case.batch)),
-        counted(plan.repeat, "sample"),
+        counted(used(plan, Case::samples)[0], "sample"),
         used(plan, |case| case.duration)
             .iter()
             .map(|duration| format!("{duration:?}"))
@@ -615,7 +634,7 @@ mod tests {
         assert!(text.starts_with("--workers: 0 is out of range"), "{text}");
         let text = said(|args| args.connections = words("1G"));
         assert!(text.contains("from 1 to 16777216"), "{text}");
-        let text = said(|args| args.repeat = "0".to_owned());
+        let text = said(|args| args.repeat = Some("0".to_owned()));
         assert!(text.starts_with("--repeat:"), "{text}");
     }
 

@@ -148,6 +148,11 @@ fn stall_columns() -> Vec<Column> {
             |r| r.stall,
             |s| format!("{:.2}", s.lookups_kept),
         ),
+        Column::some(
+            "removals kept",
+            |r| r.stall,
+            |s| format!("{:.2}", s.removals_kept),
+        ),
         Column::some("refused", |r| r.stall, |s| s.recycle_stalled.to_string()),
     ]
 }
@@ -163,6 +168,11 @@ fn expiry_columns() -> Vec<Column> {
             "longest pass us",
             |r| r.expiry,
             |e| format!("{:.0}", e.longest_pass_us),
+        ),
+        Column::some(
+            "pass p99.9 us",
+            |r| r.expiry,
+            |e| format!("{:.0}", e.pass_p999_us),
         ),
         Column::some(
             "insert p99.9 us with",
@@ -194,6 +204,19 @@ fn clash_columns(resolves: bool) -> Vec<Column> {
     } else {
         rate("dropped M/s", |clash| &clash.dropped_per_s)
     }];
+    columns.push(Column::some(
+        "of the floor",
+        |r| r.clash.clone(),
+        move |clash| {
+            let did = if resolves {
+                clash.resolved_per_s.median
+            } else {
+                clash.dropped_per_s.median
+            };
+            let of = |floor: f64| format!("{:.2}", did / floor);
+            clash.floor_per_s.map_or_else(|| "-".to_owned(), of)
+        },
+    ));
     columns.push(rate("confirmed M/s", |clash| &clash.confirmed_per_s));
     let counts: [Count; 4] = [
         ("merged", |a| a.resolved_same),

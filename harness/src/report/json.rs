@@ -2,9 +2,12 @@
 //!
 //! Units are in the names; `samples` are raw, in the order in which they were taken.
 
+use std::collections::BTreeMap;
+
 use hdrhistogram::Histogram;
+use serde::de::Error as _;
 use serde::ser::SerializeMap;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use clashtrack_engine::stats::ConntrackStats;
 use clashtrack_engine::table::{ChainLengths, HitLines};
@@ -13,12 +16,12 @@ use crate::peer;
 use crate::workload::anomaly::Anomalies;
 use crate::workload::case::Kind;
 use crate::workload::expire::Expiry;
-use crate::workload::race::Tally;
 use crate::workload::stall::Stall;
+use crate::workload::tally::Tally;
 use crate::workload::{Measurement, Sample};
 
 /// A figure of which there are several samples.
-#[derive(Serialize, Clone, PartialEq, Debug)]
+#[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
 pub struct Spread {
     /// The middle one; of an even number the mean of the two in the middle.
     pub median: f64,
@@ -66,8 +69,20 @@ impl Serialize for Counters {
     }
 }
 
+impl<'de> Deserialize<'de> for Counters {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Counters, D::Error> {
+        let mut stats = ConntrackStats::default();
+        for (name, value) in BTreeMap::<String, u64>::deserialize(deserializer)? {
+            if !stats.set(&name, value) {
+                return Err(D::Error::custom(format!("there is no counter `{name}`")));
+            }
+        }
+        Ok(Counters(stats))
+    }
+}
+
 /// What became of the connections that were offered: `offered` is the sum of the next four.
-#[derive(Serialize, Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Accounting {
     /// Confirms attempted.
     pub offered: u64,
@@ -86,7 +101,7 @@ pub struct Accounting {
 }
 
 /// What only the clash workloads have.
-#[derive(Serialize, Clone, PartialEq, Debug)]
+#[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
 pub struct ClashFigures {
     /// Clashes found at confirm ÷ chances to collide (flows that two workers had in hand).
     pub collided_share: f64,
@@ -107,7 +122,7 @@ pub struct ClashFigures {
 }
 
 /// Percentiles of a histogram in nanoseconds.
-#[derive(Serialize, Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Latency {
     /// Half of all were not slower.
     pub p50: u64,
@@ -134,7 +149,7 @@ impl Latency {
 }
 
 /// What threads that are no workers did.
-#[derive(Serialize, Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Maintenance {
     /// Connections that expiry removed.
     pub expired: u64,
@@ -143,7 +158,7 @@ pub struct Maintenance {
 }
 
 /// What a suspended worker did to the others.
-#[derive(Serialize, Clone, Copy, PartialEq, Debug)]
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Debug)]
 pub struct StallFigures {
     /// How long it was suspended, inside confirm.
     pub suspended_s: f64,
@@ -151,12 +166,18 @@ pub struct StallFigures {
     pub others_ops: u64,
     /// The longest time in which one of them, trying, finished none.
     pub longest_pause_ms: f64,
-    /// That was nearly the whole time.
+    /// That was half of the time or more.
     pub hung: bool,
     /// New connections refused because entries waited to be recycled.
     pub recycle_stalled: u64,
-    /// Lookups a second meanwhile ÷ before.
+    /// Lookups a second of the time that one of the others spent in them, meanwhile.
+    pub lookups_per_s: f64,
+    /// That ÷ the same before.
     pub lookups_kept: f64,
+    /// Removals a second of the time that one of the others spent in them, meanwhile.
+    pub removals_per_s: f64,
+    /// That ÷ the same before.
+    pub removals_kept: f64,
 }
 
 impl StallFigures {
@@ -167,18 +188,25 @@ impl StallFigures {
             longest_pause_ms: stall.longest_pause.as_secs_f64() * 1e3,
             hung: stall.hung,
             recycle_stalled: stall.recycle_stalled,
+            lookups_per_s: stall.lookups_per_s,
             lookups_kept: stall.lookups_kept,
+            removals_per_s: stall.removals_per_s,
+            removals_kept: stall.removals_kept,
         }
     }
 }
 
 /// What expiry cost, and what inserts saw of it.
-#[derive(Serialize, Clone, Copy, PartialEq, Debug)]
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Debug)]
 pub struct ExpiryFigures {
     /// Processor time of the expiry thread ÷ wall time.
     pub core_share: f64,
-    /// Its longest pass, in its processor time.
+    /// Its longest pass, in its processor time (what the hypervisor took from it included).
     pub longest_pass_us: f64,
+    /// 99.9 % of its passes took no longer, in its processor time.
+    pub pass_p999_us: f64,
+    /// Its longest pass by the wall clock (what other threads took from it included too).
+    pub longest_pass_wall_us: f64,
     /// 99.9 % of inserts were done within this time of the moment they were due, while it worked.
     pub insert_p999_ns_with: u64,
     /// The same while it rested.
@@ -193,7 +221,9 @@ impl ExpiryFigures {
     fn of(expiry: &Expiry) -> ExpiryFigures {
         ExpiryFigures {
             core_share: expiry.core_share(),
-            longest_pass_us: expiry.longest_pass.as_secs_f64() * 1e6,
+            longest_pass_us: expiry.passes.max() as f64 / 1e3,
+            pass_p999_us: expiry.passes.value_at_quantile(0.999) as f64 / 1e3,
+            longest_pass_wall_us: expiry.longest_pass_wall.as_secs_f64() * 1e6,
             insert_p999_ns_with: expiry.with.value_at_quantile(0.999),
             insert_p999_ns_without: expiry.without.value_at_quantile(0.999),
             offered_per_s: expiry.offered_per_s,
@@ -203,7 +233,7 @@ impl ExpiryFigures {
 }
 
 /// One result: a workload on a table, with so many workers, batch and connections.
-#[derive(Serialize, Clone, PartialEq, Debug)]
+#[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
 pub struct RunResult {
     /// Name of the workload.
     pub workload: &'static str,
@@ -275,9 +305,10 @@ impl RunResult {
             |figure: &dyn Fn(&Sample) -> f64| Spread::of(m.samples.iter().map(figure).collect());
         let ns_per_op = spread(&|s| s.ns_per_op(case.workers));
         let limit = m.limit.iter().map(|s| s.ns_per_op(case.workers)).collect();
-        let limit_ns = (!m.limit.is_empty()).then(|| Spread::of(limit).median);
-        let offers = !matches!(case.workload.kind, Kind::LookupHit | Kind::LookupMiss);
         let is_clash = matches!(case.workload.kind, Kind::Clash(_));
+        // What is beside a clash workload is no limit of an operation but a floor (`ClashFigures`).
+        let limit_ns = (!is_clash && !m.limit.is_empty()).then(|| Spread::of(limit).median);
+        let offers = !matches!(case.workload.kind, Kind::LookupHit | Kind::LookupMiss);
         RunResult {
             workload: case.workload.name,
             table: m.table,
@@ -306,7 +337,7 @@ impl RunResult {
             clash: is_clash.then(|| ClashFigures::of(m)),
             maintenance: m.expiry.as_ref().map(|expiry| Maintenance {
                 expired: expiry.expired,
-                passes: expiry.passes,
+                passes: expiry.passes.len(),
             }),
             stall: m.stall.as_ref().map(StallFigures::of),
             expiry: m.expiry.as_ref().map(ExpiryFigures::of),
@@ -347,11 +378,18 @@ impl ClashFigures {
             resolved_per_s: rate(&|t| t.resolved_same + t.resolved_reply_only),
             confirmed_per_s: rate(&|t| t.confirmed),
             dropped_per_s: rate(&|t| t.dropped),
-            floor_per_s: None,
+            floor_per_s: floor_per_s(m),
             chain_longest: m.chains.as_ref().map(ChainLengths::longest),
             chain_mean: m.chains.as_ref().map(ChainLengths::mean_of_used),
         }
     }
+}
+
+/// Clashes a second of the floor; `None` where nobody clashed with anybody.
+fn floor_per_s(m: &Measurement) -> Option<f64> {
+    let rate = |s: &Sample| s.tally.resolved_same as f64 / s.elapsed.as_secs_f64();
+    let median = Spread::of(m.limit.iter().map(rate).collect()).median;
+    (median > 0.0).then_some(median)
 }
 
 #[cfg(test)]

@@ -66,6 +66,7 @@ const RAW_COLUMNS: &[RawColumn] = &[
     ("dropped_per_s_max", |r| {
         of_clash(r, |c| Some(c.dropped_per_s.max))
     }),
+    ("floor_per_s", |r| of_clash(r, |c| c.floor_per_s)),
     ("offered", |r| of_accounting(r, |a| a.offered as i64)),
     ("confirmed", |r| of_accounting(r, |a| a.confirmed as i64)),
     ("resolved_same", |r| {
@@ -94,12 +95,20 @@ const RAW_COLUMNS: &[RawColumn] = &[
     ("longest_pause_ms", |r| {
         known(r.stall.map(|s| s.longest_pause_ms))
     }),
+    ("lookups_kept", |r| known(r.stall.map(|s| s.lookups_kept))),
+    ("removals_kept", |r| known(r.stall.map(|s| s.removals_kept))),
     ("others_ops", |r| known(r.stall.map(|s| s.others_ops))),
     ("expiry_core_share", |r| {
         known(r.expiry.map(|e| e.core_share))
     }),
     ("expiry_longest_pass_us", |r| {
         known(r.expiry.map(|e| e.longest_pass_us))
+    }),
+    ("expiry_pass_p999_us", |r| {
+        known(r.expiry.map(|e| e.pass_p999_us))
+    }),
+    ("expiry_longest_pass_wall_us", |r| {
+        known(r.expiry.map(|e| e.longest_pass_wall_us))
     }),
     ("insert_p999_ns_with", |r| {
         known(r.expiry.map(|e| e.insert_p999_ns_with))
@@ -260,7 +269,7 @@ pub fn per_cpu(result: &RunResult, results: &[RunResult]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::workload::race::Tally;
+    use crate::workload::tally::Tally;
     use crate::workload::{Case, Measurement, Sample, clash};
     use clashtrack_engine::table::prefetch::Hint;
     use clashtrack_engine::tuple::Protocol;

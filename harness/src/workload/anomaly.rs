@@ -3,7 +3,7 @@
 //! A reply-only connection is judged by its reply key alone: its original key belongs to
 //! the winner, by design.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use clashtrack_engine::status::Status;
 use clashtrack_engine::table::FlowTable;
@@ -13,7 +13,7 @@ use clashtrack_engine::time::Nanos;
 use clashtrack_engine::tuple::Direction;
 
 /// Counts of what must not be.
-#[derive(Serialize, Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Anomalies {
     /// A connection found by one of its keys and not by the other while it was confirmed.
     pub torn: u64,

@@ -11,7 +11,7 @@ use clashtrack_engine::time::{Nanos, SECOND};
 use clashtrack_engine::tuple::Protocol;
 
 use super::flows::Pair;
-use super::race::Tally;
+use super::tally::Tally;
 
 /// The time of all packets where none passes.
 pub(super) const NOW: Nanos = SECOND;

@@ -24,8 +24,9 @@ use super::churn::ChurnContender;
 use super::connect::ConnectContender;
 use super::expire::{ExpireContender, Expiry};
 use super::lookup::LookupContender;
-use super::race::{TableRace, Tally};
+use super::race::TableRace;
 use super::stall::{Stall, StallContender};
+use super::tally::Tally;
 use super::traffic::Traffic;
 use super::worker::Cores;
 use crate::limit;
@@ -199,6 +200,19 @@ pub struct Measured {
     pub resident: Option<Resident>,
     /// Ended early, by Ctrl-C.
     pub interrupted: bool,
+}
+
+impl Measured {
+    /// Nothing was to be measured.
+    #[must_use]
+    pub fn nothing() -> Measured {
+        Measured {
+            measurements: Vec::new(),
+            load: None,
+            resident: None,
+            interrupted: false,
+        }
+    }
 }
 
 /// Carries out a plan. `step` is called after each sample of each table with its name and workload.

@@ -5,7 +5,7 @@
 //! traffic   the connections and keys of a case, drawn once for all tables       flows
 //! answers   before anything is timed: all tables give the same answers
 //! measure   tables and the machine's limit take turns                           worker, crate::limit
-//! race      clash, clash-nat, clash-tcp                                         anomaly
+//! race      clash, clash-nat, clash-tcp                                         sweep, tally, anomaly, crate::floor
 //! lookup    lookup-hit, lookup-miss
 //! hand      how a worker connects and expires in connect, churn, expire, stall
 //! ```
@@ -28,6 +28,8 @@ pub mod lookup_miss;
 pub mod measure;
 pub mod race;
 pub mod stall;
+pub(crate) mod sweep;
+pub mod tally;
 pub mod traffic;
 pub mod worker;
 

@@ -7,8 +7,8 @@
 //!   meet the others                  bounded: who lags is not waited for long
 //!   confirm each                     one wins, the others clash
 //! ```
-//! There is no barrier for each flow: its cost would drown the race. After the round, with all
-//! workers at rest and the clock stopped, connections are checked ([`anomaly`]) and removed.
+//! There is no barrier for each flow: its cost would drown the race. Which part of that is timed: [`sweep`](super::sweep).
+//! After the round, with all workers at rest and the clock stopped, connections are checked ([`anomaly`]) and removed.
 
 use std::sync::atomic::AtomicBool;
 
@@ -22,7 +22,7 @@ use clashtrack_engine::table::key::{FlowKey, KeyV4};
 use clashtrack_engine::table::lockfree::Isa;
 use clashtrack_engine::table::prefetch::Hint;
 use clashtrack_engine::table::slab::EntryId;
-use clashtrack_engine::table::{Clash, Confirmed, FlowTable, Hit, Refusal, TableConfig};
+use clashtrack_engine::table::{Clash, Confirmed, FlowTable, Hit, TableConfig};
 use clashtrack_engine::time::{Nanos, SECOND};
 use clashtrack_engine::tuple::{Direction, Tuple};
 
@@ -31,7 +31,9 @@ use super::clash::{ClashWorkload, SourceNat};
 use super::clash_nat;
 use super::flows;
 use super::measure::{Contender, Round};
-use super::worker::{Cores, Crew, run_crew};
+use super::sweep::{self, Racer, sweep};
+use super::tally::Tally;
+use super::worker::{Cores, run_crew};
 
 /// One race: what is raced, by how many, how large a round is.
 #[derive(Clone, Copy, Debug)]
@@ -77,95 +79,6 @@ impl RaceConfig {
     }
 }
 
-/// What became of the connections that were offered.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Tally {
-    /// Confirms attempted.
-    pub offered: u64,
-    /// Both keys in the table.
-    pub confirmed: u64,
-    /// Merged into the winner.
-    pub resolved_same: u64,
-    /// In the table by the reply key alone.
-    pub resolved_reply_only: u64,
-    /// Dropped, whatever the reason.
-    pub dropped: u64,
-    /// Not offered, because the worker's own lookup found the flow.
-    pub found_at_lookup: u64,
-    /// Clashes on the original key: two workers had the flow in hand and both confirmed.
-    pub collided: u64,
-    /// Winners whose other key was not found right after a merge.
-    pub torn: u64,
-    /// Connections that found no entry to be made of only because free ones waited for a suspended worker.
-    pub recycle_stalled: u64,
-}
-
-impl Tally {
-    /// Nothing offered.
-    pub const NOTHING: Tally = Tally {
-        offered: 0,
-        confirmed: 0,
-        resolved_same: 0,
-        resolved_reply_only: 0,
-        dropped: 0,
-        found_at_lookup: 0,
-        collided: 0,
-        torn: 0,
-        recycle_stalled: 0,
-    };
-
-    /// Adds another worker's or another round's.
-    pub fn add(&mut self, other: &Tally) {
-        self.offered += other.offered;
-        self.confirmed += other.confirmed;
-        self.resolved_same += other.resolved_same;
-        self.resolved_reply_only += other.resolved_reply_only;
-        self.dropped += other.dropped;
-        self.found_at_lookup += other.found_at_lookup;
-        self.collided += other.collided;
-        self.torn += other.torn;
-        self.recycle_stalled += other.recycle_stalled;
-    }
-
-    /// Each outcome moves the kernel's counters as the kernel does, and one place of the tally.
-    pub(super) fn count(&mut self, outcome: &Confirmed, counters: &ConntrackCounters) {
-        let tally = self;
-        match outcome {
-            Confirmed::Inserted => tally.confirmed += 1,
-            Confirmed::Merged(clash) => {
-                tally.resolved_same += 1;
-                tally.collided += u64::from(clash.key == Direction::Original);
-                counters.clash_resolve.increment();
-            }
-            Confirmed::ReplyOnly(clash) => {
-                tally.resolved_reply_only += 1;
-                tally.collided += u64::from(clash.key == Direction::Original);
-                counters.clash_resolve.increment();
-            }
-            Confirmed::Refused(refusal) => {
-                tally.dropped += 1;
-                counters.insert_failed.increment();
-                match refusal {
-                    Refusal::Clash(clash) => {
-                        let original = clash.key == Direction::Original;
-                        tally.collided += u64::from(original);
-                        counters.drop.increment();
-                    }
-                    Refusal::ChainTooLong => counters.chaintoolong.increment(),
-                    Refusal::Dying | Refusal::Full => {}
-                }
-            }
-        }
-    }
-
-    /// Offered connections of which nobody knows what became: 0, or the measurement is broken.
-    #[must_use]
-    pub fn lost(&self) -> i64 {
-        let known = self.confirmed + self.resolved_same + self.resolved_reply_only + self.dropped;
-        self.offered as i64 - known as i64
-    }
-}
-
 /// A [`Contender`] over a table of type `T`.
 #[derive(Debug)]
 pub struct TableRace<T: FlowTable<KeyV4>> {
@@ -195,10 +108,10 @@ struct Hand<W> {
     before: ConntrackStats,
     tally: Tally,
     fates: Vec<Fate>,
-    keys: Vec<KeyV4>,
     hits: Vec<Option<Hit>>,
-    /// Unconfirmed entries of the batch, and the flow of each.
-    unconfirmed: Vec<(usize, EntryId)>,
+    /// Unconfirmed entries of the batch, and beside them the flow of each.
+    unconfirmed: Vec<EntryId>,
+    flows: Vec<usize>,
 }
 
 impl<T: FlowTable<KeyV4>> TableRace<T> {
@@ -215,9 +128,9 @@ impl<T: FlowTable<KeyV4>> TableRace<T> {
                 before: ConntrackStats::default(),
                 tally: Tally::default(),
                 fates: vec![Fate::None; config.flows],
-                keys: Vec::with_capacity(config.batch),
                 hits: vec![None; config.batch],
                 unconfirmed: Vec::with_capacity(config.batch),
+                flows: Vec::with_capacity(config.batch),
             })
         };
         TableRace {
@@ -233,12 +146,7 @@ impl<T: FlowTable<KeyV4>> TableRace<T> {
 impl<T: FlowTable<KeyV4>> Contender for TableRace<T> {
     fn round(&mut self, cores: &Cores, interrupted: &AtomicBool) -> Round {
         let config = self.config;
-        let flows = flows::of_round(
-            config.seed,
-            self.rounds,
-            config.workload.protocol,
-            config.flows,
-        );
+        let flows = Flows::of_round(&config, self.rounds);
         self.rounds += 1;
         for hand in &mut self.hands {
             hand.tally = Tally::default();
@@ -246,12 +154,18 @@ impl<T: FlowTable<KeyV4>> Contender for TableRace<T> {
         }
         let table = &self.table;
         let run = run_crew(&mut self.hands, cores, interrupted, |number, hand, crew| {
-            hand.sweep(table, &config, &flows, number, crew)
+            let mut offer = Offer {
+                table,
+                config: &config,
+                flows: &flows,
+                hand,
+            };
+            sweep(&mut offer, config.flows, config.batch, number, crew)
         });
         let mut result = Round {
-            elapsed: run.elapsed,
+            elapsed: sweep::elapsed(&run),
             pinned: run.pinned,
-            chances: chances(&run.results),
+            chances: sweep::chances(&run),
             chains: table.chain_lengths(),
             ..Round::default()
         };
@@ -264,7 +178,7 @@ impl<T: FlowTable<KeyV4>> Contender for TableRace<T> {
         result.operations = result.tally.offered;
         result.anomalies = anomaly::check_connections(table, &mut self.checker, NOW);
         result.anomalies.torn += result.tally.torn;
-        result.anomalies.vanished += self.vanished_flows(&flows);
+        result.anomalies.vanished += self.vanished_flows(&flows.originals);
         anomaly::remove_all(&self.table, &mut self.checker);
         result
     }
@@ -285,7 +199,7 @@ impl<T: FlowTable<KeyV4>> Contender for TableRace<T> {
 
 impl<T: FlowTable<KeyV4>> TableRace<T> {
     /// Flows of which a packet was accepted and that are not found any more.
-    fn vanished_flows(&mut self, flows: &[Tuple]) -> u64 {
+    fn vanished_flows(&mut self, flows: &[KeyV4]) -> u64 {
         let mut vanished = 0;
         for (number, flow) in flows.iter().enumerate() {
             if self
@@ -295,10 +209,7 @@ impl<T: FlowTable<KeyV4>> TableRace<T> {
             {
                 continue;
             }
-            match self
-                .table
-                .lookup(&mut self.checker, &KeyV4::pack(flow, 0), NOW)
-            {
+            match self.table.lookup(&mut self.checker, flow, NOW) {
                 Some(hit) => {
                     self.table.release(&mut self.checker, hit.id);
                 }
@@ -309,119 +220,118 @@ impl<T: FlowTable<KeyV4>> TableRace<T> {
     }
 }
 
-/// From how far each worker came in the list, the number of chances to collide.
-fn chances(reached: &[usize]) -> u64 {
-    let all: usize = reached.iter().sum();
-    let furthest = reached.iter().max().copied().unwrap_or(0);
-    (all - furthest) as u64
+/// The flows of a round, as each worker needs them.
+#[derive(Debug)]
+struct Flows {
+    tuples: Vec<Tuple>,
+    originals: Vec<KeyV4>,
+    /// Reply keys without NAT.
+    inverses: Vec<KeyV4>,
 }
 
-impl<W> Hand<W> {
-    /// Offers all flows of the round; returns how many it had in hand.
-    fn sweep<T: FlowTable<KeyV4, Worker = W>>(
-        &mut self,
-        table: &T,
-        config: &RaceConfig,
-        flows: &[Tuple],
-        number: usize,
-        crew: &Crew<'_>,
-    ) -> usize {
-        let mut reached = 0;
-        for (step, batch) in flows.chunks(config.batch).enumerate() {
-            if crew.should_stop() {
-                break;
-            }
-            table.begin(&mut self.worker);
-            self.look_up(table, batch, reached);
-            self.prepare(table, config, batch, reached);
-            crew.meet(number, step + 1);
-            self.confirm(table);
-            table.end(&mut self.worker);
-            reached += batch.len();
+impl Flows {
+    fn of_round(config: &RaceConfig, round: usize) -> Flows {
+        let tuples = flows::of_round(config.seed, round, config.workload.protocol, config.flows);
+        Flows {
+            originals: tuples.iter().map(|tuple| KeyV4::pack(tuple, 0)).collect(),
+            inverses: tuples.iter().map(inverse).collect(),
+            tuples,
         }
-        // Those that lag need not wait for us any more.
-        crew.meet(number, usize::MAX);
-        reached
+    }
+}
+
+/// One worker's offers to a table.
+struct Offer<'a, T: FlowTable<KeyV4>> {
+    table: &'a T,
+    config: &'a RaceConfig,
+    flows: &'a Flows,
+    hand: &'a mut Hand<T::Worker>,
+}
+
+impl<T: FlowTable<KeyV4>> Racer for Offer<'_, T> {
+    fn get_ready(&mut self, first: usize, count: usize) {
+        self.table.begin(&mut self.hand.worker);
+        self.look_up(first, count);
+        self.make_entries(first, count);
     }
 
-    fn look_up<T: FlowTable<KeyV4, Worker = W>>(
-        &mut self,
-        table: &T,
-        batch: &[Tuple],
-        first: usize,
-    ) {
-        self.keys.clear();
-        self.keys
-            .extend(batch.iter().map(|tuple| KeyV4::pack(tuple, 0)));
-        let hits = &mut self.hits[..batch.len()];
-        table.lookup_batch(&mut self.worker, &self.keys, NOW, hits);
+    fn confirm(&mut self) {
+        let (table, hand) = (self.table, &mut *self.hand);
+        // No `prepare_confirm`: the lookups have just asked for the same lines, and asking again takes them from whoever is ahead.
+        for i in 0..hand.unconfirmed.len() {
+            let (flow, id) = (hand.flows[i], hand.unconfirmed[i]);
+            let reply = table.slab().entry(id).key(Direction::Reply);
+            let random = hand.rng.next_u32();
+            let outcome = table.confirm(&mut hand.worker, id, NOW, random, &mut KernelClashPolicy);
+            hand.tally.count(&outcome, &hand.counters);
+            match outcome {
+                Confirmed::Refused(_) => continue,
+                Confirmed::Merged(clash) => hand.check_winner(table, clash, &reply),
+                // The packet is through and lets go of its connection, as `kfree_skb` does.
+                Confirmed::Inserted | Confirmed::ReplyOnly(_) => {
+                    table.release(&mut hand.worker, id);
+                }
+            }
+            hand.fates[flow] = Fate::Accepted;
+        }
+        table.end(&mut hand.worker);
+    }
+}
+
+impl<T: FlowTable<KeyV4>> Offer<'_, T> {
+    fn look_up(&mut self, first: usize, count: usize) {
+        let (table, hand) = (self.table, &mut *self.hand);
+        let keys = &self.flows.originals[first..first + count];
+        let hits = &mut hand.hits[..count];
+        table.lookup_batch(&mut hand.worker, keys, NOW, hits);
         for (i, hit) in hits.iter().enumerate() {
             if let Some(hit) = hit {
-                table.release(&mut self.worker, hit.id);
-                self.tally.found_at_lookup += 1;
-                self.fates[first + i] = Fate::Accepted;
+                table.release(&mut hand.worker, hit.id);
+                hand.tally.found_at_lookup += 1;
+                hand.fates[first + i] = Fate::Accepted;
             }
         }
     }
 
     /// Makes an unconfirmed entry for each flow that was not found.
-    fn prepare<T: FlowTable<KeyV4, Worker = W>>(
-        &mut self,
-        table: &T,
-        config: &RaceConfig,
-        batch: &[Tuple],
-        first: usize,
-    ) {
-        self.unconfirmed.clear();
-        for (i, tuple) in batch.iter().enumerate() {
-            if self.hits[i].is_some() {
+    fn make_entries(&mut self, first: usize, count: usize) {
+        let (table, hand) = (self.table, &mut *self.hand);
+        let workload = &self.config.workload;
+        hand.unconfirmed.clear();
+        hand.flows.clear();
+        for flow in first..first + count {
+            if hand.hits[flow - first].is_some() {
                 continue;
             }
-            self.tally.offered += 1;
-            let Some(id) = table.allocate(&mut self.worker) else {
+            hand.tally.offered += 1;
+            let Some(id) = table.allocate(&mut hand.worker) else {
                 // The table is full: its packet is dropped before it has an entry to confirm.
-                self.tally.dropped += 1;
-                self.counters.drop.increment();
+                hand.tally.dropped += 1;
+                hand.counters.drop.increment();
                 continue;
             };
-            let reply = match config.workload.source_nat {
+            let reply = match workload.source_nat {
                 SourceNat::Random => clash_nat::choose_reply(
                     table,
-                    &mut self.worker,
-                    &mut self.rng,
-                    &self.counters,
-                    tuple,
+                    &mut hand.worker,
+                    &mut hand.rng,
+                    &hand.counters,
+                    &self.flows.tuples[flow],
                     NOW,
                 ),
-                SourceNat::None => inverse(tuple),
+                SourceNat::None => self.flows.inverses[flow],
             };
             let entry = table.slab().entry(id);
-            entry.set_keys(self.keys[i], reply);
-            entry.set_deadline(config.workload.timeout);
-            entry.set_status(config.workload.source_nat.status());
-            self.unconfirmed.push((first + i, id));
+            entry.set_keys(self.flows.originals[flow], reply);
+            entry.set_deadline(workload.timeout);
+            entry.put_status(workload.source_nat.status());
+            hand.unconfirmed.push(id);
+            hand.flows.push(flow);
         }
     }
+}
 
-    fn confirm<T: FlowTable<KeyV4, Worker = W>>(&mut self, table: &T) {
-        for i in 0..self.unconfirmed.len() {
-            let (flow, id) = self.unconfirmed[i];
-            let reply = table.slab().entry(id).key(Direction::Reply);
-            let random = self.rng.next_u32();
-            let outcome = table.confirm(&mut self.worker, id, NOW, random, &mut KernelClashPolicy);
-            self.tally.count(&outcome, &self.counters);
-            match outcome {
-                Confirmed::Refused(_) => continue,
-                Confirmed::Merged(clash) => self.check_winner(table, clash, &reply),
-                // The packet is through and lets go of its connection, as `kfree_skb` does.
-                Confirmed::Inserted | Confirmed::ReplyOnly(_) => {
-                    table.release(&mut self.worker, id);
-                }
-            }
-            self.fates[flow] = Fate::Accepted;
-        }
-    }
-
+impl<W> Hand<W> {
     /// Gives the winner back. Now and then its other key is looked up first: who was given to a
     /// connection must find it by both.
     fn check_winner<T: FlowTable<KeyV4, Worker = W>>(
@@ -528,12 +438,5 @@ mod tests {
     fn one_worker_races_nobody() {
         let round = race::<StripedTable<KeyV4>>(CLASH, 1);
         assert_eq!((round.chances, round.tally.collided), (0, 0));
-    }
-
-    #[test]
-    fn a_worker_alone_at_the_end_of_the_list_has_no_chance_to_collide() {
-        assert_eq!(chances(&[10, 7]), 7);
-        assert_eq!(chances(&[10, 7, 3]), 10);
-        assert_eq!(chances(&[]), 0);
     }
 }

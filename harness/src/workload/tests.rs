@@ -18,7 +18,7 @@ fn plan(workloads: &[Workload]) -> Plan {
         connections: vec![500],
         protocols: Vec::new(),
         duration: Some(Duration::from_nanos(1)),
-        repeat: 3,
+        repeat: Some(3),
         seed: 1,
         cores: 2,
         prefetch: Hint::default(),
@@ -64,7 +64,7 @@ fn an_interrupt_before_the_first_sample_measures_nothing_and_says_so() {
 #[test]
 fn lookups_find_what_is_there_and_nothing_else_and_have_a_limit_beside_them() {
     let plan = Plan {
-        repeat: 1,
+        repeat: Some(1),
         batches: vec![1, 16],
         workers: vec![1, 2],
         ..plan(&[lookup_hit::WORKLOAD, lookup_miss::WORKLOAD])
@@ -81,7 +81,7 @@ fn lookups_find_what_is_there_and_nothing_else_and_have_a_limit_beside_them() {
 #[test]
 fn connections_are_all_confirmed_in_an_empty_table_and_in_one_that_turns_over() {
     let plan = Plan {
-        repeat: 1,
+        repeat: Some(1),
         protocols: vec![Protocol::TCP, Protocol::UDP],
         ..plan(&[connect::WORKLOAD, churn::WORKLOAD])
     };
@@ -97,7 +97,7 @@ fn connections_are_all_confirmed_in_an_empty_table_and_in_one_that_turns_over() 
 #[test]
 fn a_batch_may_be_larger_than_a_workers_part_of_the_table() {
     let plan = Plan {
-        repeat: 1,
+        repeat: Some(1),
         batches: vec![300],
         connections: vec![100],
         ..plan(&[connect::WORKLOAD, churn::WORKLOAD, lookup_hit::WORKLOAD])
@@ -109,7 +109,7 @@ fn a_batch_may_be_larger_than_a_workers_part_of_the_table() {
 #[test]
 fn what_expires_and_what_is_left_over_are_all_connections_and_every_insert_has_its_latency() {
     let plan = Plan {
-        repeat: 1,
+        repeat: Some(1),
         workers: vec![1],
         duration: Some(Duration::from_millis(160)),
         ..plan(&[expire::WORKLOAD])

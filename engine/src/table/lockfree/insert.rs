@@ -32,6 +32,8 @@ struct Confirm {
     limit: usize,
     /// Attempts of this life so far, of both stages.
     attempts: u8,
+    /// A word of it was in some slot: others may know of it.
+    shown: bool,
 }
 
 /// By which keys.
@@ -109,12 +111,17 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
             status,
             limit: draw_limit::<G>(random),
             attempts: 0,
+            shown: false,
         };
         let outcome = self.confirm_or_resolve(worker, &mut confirm, pieces, policy);
         match outcome {
             // The caller goes on holding it, as if he had looked it up.
             Confirmed::Inserted | Confirmed::ReplyOnly(_) => worker.hold(),
-            Confirmed::Merged(_) | Confirmed::Refused(_) => self.retire(worker, id),
+            Confirmed::Merged(_) | Confirmed::Refused(_) if confirm.shown => {
+                self.retire(worker, id);
+            }
+            // Nobody can hold a reference: it needs no grace period.
+            Confirmed::Merged(_) | Confirmed::Refused(_) => self.end_unseen(worker, id),
         }
         outcome
     }
@@ -181,7 +188,9 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
                 Abort::NoRoom => return Err(Refusal::Full),
                 Abort::Clash(index) => index,
             };
-            if let Some(clash) = self.find_clash(worker, confirm.id, keys, stage) {
+            let clash = self.clash_with_owner(worker, confirm.id, seen, keys[0], stage);
+            let clash = clash.or_else(|| self.find_clash(worker, confirm.id, keys, stage));
+            if let Some(clash) = clash {
                 return Err(Refusal::Clash(clash));
             }
             if attempt == ATTEMPTS_MAX {
@@ -223,7 +232,10 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
         // Release, P1: keys and all other fields. A plain store: nobody changes a state that
         // is free, dead or not yet in any slot, but its owner.
         self.state_word(id).store(pending.0, Ordering::Release);
+        worker.unshown = Some(id);
         self.finish(worker, Insert { id, pending }, pieces);
+        let shown = worker.unshown.take().is_none();
+        confirm.shown |= shown;
         // Acquire, P1: what the decision was made from.
         let state = State(self.state_word(id).load(Ordering::Acquire));
         debug_assert!(!state.is_pending() && state.generation() == id.generation);
@@ -233,10 +245,49 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
             fence_after_exchange();
             return Ok(());
         };
-        self.clear_all(worker, id, pieces);
+        // An insert that met the winner before it claimed a slot has nothing to clear, and nobody
+        // who could help it late: who helps has read its word in a slot. That is the usual loser of a clash.
+        if shown {
+            self.clear_all(worker, id, pieces);
+        }
         entry.put_status(confirm.status);
         entry.set_deadline(confirm.timeout);
         Err(why)
+    }
+
+    /// What looking `key` up again would find, if `seen` owns it now: a key has one owner (I3). `None`: it must be looked up.
+    fn clash_with_owner(
+        &self,
+        worker: &LockfreeWorker,
+        loser: EntryId,
+        seen: u32,
+        key: Direction,
+        stage: Stage,
+    ) -> Option<Clash> {
+        let owner = self.slab.at(seen);
+        // Acquire, P1: the keys of whichever life is confirmed now (I7).
+        let state = State(owner.state_word().load(Ordering::Acquire));
+        if !state.is_confirmed() || owner.is_expired(worker.now) {
+            return None;
+        }
+        let wanted = self.slab.entry(loser).key(key);
+        // In a lookup's order: a key that is its own inverse is found as the reply.
+        let winner_key = if owner.key(Direction::Reply) == wanted {
+            Direction::Reply
+        } else if !state.is_reply_only() && owner.key(Direction::Original) == wanted {
+            Direction::Original
+        } else {
+            return None;
+        };
+        Some(Clash {
+            winner: EntryId {
+                index: seen,
+                generation: state.generation(),
+            },
+            key,
+            winner_key,
+            at_reply_only: stage == Stage::ReplyOnly,
+        })
     }
 
     /// Looks the keys up again, in this order: the first that is owned is the one that clashed.

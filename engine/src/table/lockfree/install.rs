@@ -122,6 +122,9 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
         }
         if claimed.is_none() {
             *claimed = chain.claim(h, &links, insert.pending.limit(), mine);
+            if claimed.is_some() && worker.unshown == Some(insert.id) {
+                worker.unshown = None;
+            }
         }
         let Some(claim) = *claimed else {
             return self.make_room(worker, insert, chain, (h, links), proposal);
@@ -180,7 +183,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
                             self.reap(worker, winner);
                             return Err(Step::Again);
                         }
-                        self.abort(insert, Abort::Clash(winner.index));
+                        self.abort(worker, insert, Abort::Clash(winner.index));
                         return Err(Step::Decided);
                     }
                 }
@@ -267,7 +270,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
         if chain.header() != h {
             return Step::Again;
         }
-        self.abort(insert, why);
+        self.abort(worker, insert, why);
         Step::Decided
     }
 
@@ -292,7 +295,13 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
             .fold(0, |mask, position| mask | 1 << position)
     }
 
-    fn abort(&self, insert: Insert, why: Abort) {
+    fn abort(&self, worker: &LockfreeWorker, insert: Insert, why: Abort) {
+        if worker.unshown == Some(insert.id) {
+            // Relaxed: no slot led anybody here. A locked operation would hold up the lines of the next clash.
+            self.state_word(insert.id)
+                .store(insert.pending.aborted(why).0, Ordering::Relaxed);
+            return;
+        }
         // AcqRel: the decision carries what it was made from. Failure: somebody else decided.
         let _ = self.state_word(insert.id).compare_exchange(
             insert.pending.0,

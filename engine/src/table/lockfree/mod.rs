@@ -68,7 +68,8 @@
 //! - I5 Confirmed ⇒ all pieces are official; the bit of an entry that lives is never cleared.
 //! - I6 once clearing a piece has returned, it does not become official (in that attempt): a
 //!   helper has an older header, and fails, or sees that the attempt is over. Clearing makes
-//!   a new version even if it finds nothing.
+//!   a new version even if it finds nothing. A piece that never had a word in a slot needs no
+//!   clearing: nobody can have begun to help it.
 //! - I7 no body is read unless its state said alive, and the right life, within this pin.
 //! - I8 while a header stands its first `overflow` link words are constant: a linked word is
 //!   changed only from a value read while it was linked, after the CAS that unlinked it; values do not recur.
@@ -121,8 +122,9 @@
 //! pinned in a batch ([`FlowTable::begin`]), in any other call, and while they hold a hit.
 //! Retired entries and buckets wait in the worker's limbo until nobody is pinned who could
 //! have met them (`epoch`). Reference counts are not used.
-//! Generations make what outlives that harmless: 19 bits in slots, 29 in ids. Within one pin no
-//! index is reused twice, so a chain's header changes at most 24 · 2^26 < 2^32 times: its version does not wrap while anybody looks.
+//! An entry that no slot ever named (never confirmed, or a clash seen before a slot was
+//! claimed) is reused at once. Generations make what outlives that harmless: 19 bits in slots,
+//! 29 in ids. Within one pin no index that a slot named is reused, so a chain's header changes at most 24 · 2^26 < 2^32 times: its version does not wrap while anybody looks.
 //!
 //! # Checked by
 //! One thread against a map on tiny geometries (`tests/model.rs`), real threads with an

@@ -106,6 +106,8 @@ pub struct LockfreeWorker {
     pub(super) removed: VecDeque<EntryId>,
     /// The time of the call under way, for inserts that replace the expired.
     pub(super) now: Nanos,
+    /// The insert under way, as long as no slot has had a word of it: nobody else knows of it.
+    pub(super) unshown: Option<EntryId>,
     pub(super) counters: LockfreeCounters,
     /// Of [`LockfreeCounters::recycle_stalled`], what has been told.
     told_stalled: u64,
@@ -127,6 +129,7 @@ impl LockfreeWorker {
             owned: VecDeque::with_capacity(REMOVED),
             removed: VecDeque::with_capacity(REMOVED),
             now: 0,
+            unshown: None,
             counters: LockfreeCounters::default(),
             told_stalled: 0,
             shared: Arc::clone(shared),
