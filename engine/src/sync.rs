@@ -22,8 +22,11 @@ pub use std::sync::atomic::Ordering;
 /// Elsewhere, and for checkers, a fence.
 #[inline]
 pub fn fence_after_exchange() {
+    // SeqCst, for the compiler alone: later loads do not move up across it; the locked
+    // instruction before it keeps the processor from that.
     #[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, miri))))]
     std::sync::atomic::compiler_fence(Ordering::SeqCst);
+    // SeqCst: of two threads that each write and then read the other's word, one sees it.
     #[cfg(not(all(target_arch = "x86_64", not(any(loom, shuttle, miri)))))]
     fence(Ordering::SeqCst);
 }

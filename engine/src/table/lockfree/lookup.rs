@@ -197,8 +197,10 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
                 let entry = self.slab.at(slot.index());
                 prefetch(hint, entry);
                 (entries[i], slots[i]) = (Some(entry), slot);
-            } else if Header(head.word.load(Ordering::Acquire)).overflow() > 0 {
-                // Acquire and after the scan, as in `find_by`.
+                continue;
+            }
+            // Acquire and after the scan, as in `find_by`.
+            if Header(head.word.load(Ordering::Acquire)).overflow() > 0 {
                 beyond[count] = i as u8;
                 count += 1;
             }
