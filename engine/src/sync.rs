@@ -2,7 +2,13 @@
 //! `--cfg loom`, or shuttle's with `--cfg shuttle`. The lock-free table and the words of
 //! entries that it depends on name no other.
 
-#[cfg(loom)]
+#[cfg(all(test, loom))]
+pub(crate) mod counted;
+pub mod rounds;
+
+#[cfg(all(test, loom))]
+pub use counted::{AtomicU64, fence};
+#[cfg(all(not(test), loom))]
 pub use loom::sync::atomic::{AtomicU64, fence};
 #[cfg(shuttle)]
 pub use shuttle::sync::atomic::{AtomicU64, fence};

@@ -55,7 +55,7 @@ use crossbeam_utils::Backoff;
 use super::key::{FlowKey, KeyV4};
 use super::storage::{Array, Zeroed};
 use crate::status::Status;
-use crate::sync::AtomicU64 as StateWord;
+use crate::sync::{AtomicU64 as StateWord, rounds};
 use crate::time::{Nanos, is_past};
 use crate::tuple::Direction;
 
@@ -558,7 +558,8 @@ impl<K: FlowKey> Slab<K> {
     /// be the caller's own (I2).
     pub(super) fn begin_life(&self, index: u32, aux: u32) -> EntryId {
         let entry = self.at(index);
-        let generation = entry.state().generation.wrapping_add(1) & GENERATION_MASK;
+        let generation = entry.state().generation.wrapping_add(1);
+        let generation = generation & rounds::generation_bits(GENERATION_MASK);
         // Release, P4: the end of the life before comes before the fields of this one.
         fence(Ordering::Release);
         // Relaxed: the entry is ours alone (I2); publishing it is P1's business.

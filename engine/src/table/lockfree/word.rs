@@ -12,6 +12,7 @@
 
 use std::fmt;
 
+use crate::sync::rounds;
 use crate::tuple::Direction;
 
 /// The header of a chain: which of its positions are official, and the version that makes
@@ -67,7 +68,7 @@ impl Header {
     pub(super) fn next(self, valid: u32, overflow: usize) -> Header {
         debug_assert!(u64::from(valid) < INIT && overflow < 4);
         let flags = self.0 & (INIT | FROZEN);
-        let version = u64::from(self.version().wrapping_add(1));
+        let version = u64::from(rounds::version(self.version().wrapping_add(1)));
         Header(
             version << VERSION_SHIFT
                 | (overflow as u64) << OVERFLOW_SHIFT
@@ -103,7 +104,6 @@ pub(super) struct Slot(pub(super) u64);
 
 const INDEX_BITS: u32 = 26;
 const SLOT_GENERATION_BITS: u32 = 19;
-const SLOT_GENERATION_MASK: u32 = (1 << SLOT_GENERATION_BITS) - 1;
 const ROLE: u64 = 1 << 45;
 const COVERS_SHIFT: u32 = 46;
 const TAG_SHIFT: u32 = 48;
@@ -113,6 +113,11 @@ const INDEX_BASE: u64 = 2;
 pub(super) const ENTRIES_MAX: usize = (1 << INDEX_BITS) - INDEX_BASE as usize;
 
 const _: () = assert!(INDEX_BITS + SLOT_GENERATION_BITS == 45 && TAG_SHIFT == COVERS_SHIFT + 2);
+
+#[inline(always)]
+fn slot_generation_mask() -> u32 {
+    rounds::slot_generation_bits((1 << SLOT_GENERATION_BITS) - 1)
+}
 
 /// Orientations of a canonical key that a piece stands for: bit 0 as it is, bit 1 inverted.
 pub(super) type Covers = u8;
@@ -135,7 +140,7 @@ impl Slot {
             u64::from(tag) << TAG_SHIFT
                 | u64::from(covers) << COVERS_SHIFT
                 | if role == Direction::Reply { ROLE } else { 0 }
-                | u64::from(generation & SLOT_GENERATION_MASK) << INDEX_BITS
+                | u64::from(generation & slot_generation_mask()) << INDEX_BITS
                 | (u64::from(index) + INDEX_BASE),
         )
     }
@@ -166,8 +171,8 @@ impl Slot {
     /// Is it of this life of its entry?
     #[inline]
     pub(super) fn is_of(self, state: State) -> bool {
-        const GENERATION: u64 = (SLOT_GENERATION_MASK as u64) << INDEX_BITS;
-        (self.0 ^ state.0 << (INDEX_BITS - GENERATION_SHIFT)) & GENERATION == 0
+        let generation = u64::from(slot_generation_mask()) << INDEX_BITS;
+        (self.0 ^ state.0 << (INDEX_BITS - GENERATION_SHIFT)) & generation == 0
     }
 }
 
@@ -180,7 +185,7 @@ impl fmt::Debug for Slot {
                 f,
                 "Slot(entry {} life {} {:?} covers={:#b} tag={:#x})",
                 slot.index(),
-                (slot.0 >> INDEX_BITS) as u32 & SLOT_GENERATION_MASK,
+                (slot.0 >> INDEX_BITS) as u32 & slot_generation_mask(),
                 slot.role(),
                 slot.0 >> COVERS_SHIFT & 3,
                 slot.0 >> TAG_SHIFT,

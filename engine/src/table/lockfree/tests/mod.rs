@@ -3,18 +3,24 @@
 
 #[cfg(shuttle)]
 mod abandoned;
+#[cfg(loom)]
+mod abandoned_orders;
 #[cfg(shuttle)]
 mod few_switches;
 #[cfg(any(loom, shuttle))]
 mod history;
 #[cfg(loom)]
 mod interleavings;
+#[cfg(any(loom, shuttle))]
+mod lost;
 #[cfg(not(any(loom, shuttle)))]
 mod model;
 #[cfg(shuttle)]
 mod programs;
 #[cfg(not(any(loom, shuttle)))]
 mod race;
+#[cfg(shuttle)]
+mod rounds;
 
 use super::{Geometry, Layout, LockfreeTable, LockfreeWorker};
 use crate::addr::{Addr, Family};
