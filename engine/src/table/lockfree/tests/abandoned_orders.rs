@@ -140,6 +140,8 @@ fn give_up_each<G: Geometry>(name: &'static str, mut scenario: Scenario) {
             let before = counts.given_up.load(Ordering::Relaxed);
             let mut builder = Builder::new();
             builder.max_branches = 20_000;
+            // How often loom looks at the time.
+            builder.checkpoint_interval = 50;
             builder.preemption_bound = builder.preemption_bound.or(Some(2));
             builder.max_duration = Some(each);
             let (run, told) = (scenario.clone(), Arc::clone(&counts));

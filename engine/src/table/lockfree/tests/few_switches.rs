@@ -12,7 +12,7 @@ use shuttle::scheduler::{Schedule, Scheduler, Task, TaskId};
 use shuttle::{Config, MaxSteps, Runner};
 
 use super::super::{Geometry, Narrow};
-use super::history::{Op, Scenario, nat, or_reply_only, plain, remove, scenario, short};
+use super::history::{Op, Scenario, look, nat, or_reply_only, plain, remove, scenario, short};
 use super::programs::{Random, setting};
 
 /// Accesses after which a thread is taken to wait for something that does not come.
@@ -270,6 +270,35 @@ fn a_helper_of_an_earlier_attempt_does_not_confirm_the_next() {
         ]
     });
     check_all::<Narrow<3, 1, 0>>("a_helper_of_an_earlier_attempt", scenario, turns);
+}
+
+/// A helper of the first attempt has claimed a slot for the original key, and stands still; the
+/// entry comes in by its reply key alone, and who owned its original key goes. The helper's
+/// word leads to a confirmed entry that has this key: only the state says that it does not own it.
+#[test]
+fn a_word_of_the_first_attempt_does_not_lead_to_a_reply_only_entry() {
+    let threads = vec![
+        vec![or_reply_only(nat(1, B, A)), look(1)],
+        vec![plain(2, 0)],
+        vec![remove(1), plain(3, 1), remove(1)],
+    ];
+    let scenario = run(2, vec![plain(9, 1)], threads);
+    let mut random = Random(setting("SEED", 0));
+    let turns = (0..setting("RUNS", 40_000)).map(|_| {
+        let mut up_to = |least: u64, most: u64| least + random.below(most - least);
+        // Up to the look at who owns the original key; he goes; the helper claims; a new owner;
+        // the second stage; he goes too; the look.
+        vec![
+            (1, up_to(5, 45)),
+            (3, up_to(15, 40)),
+            (2, up_to(10, 60)),
+            (3, up_to(10, 60)),
+            (1, up_to(20, 120)),
+            (3, ACCESSES_MAX),
+            (1, ACCESSES_MAX),
+        ]
+    });
+    check_all::<Narrow<3, 1, 0>>("a_word_of_the_first_attempt", scenario, turns);
 }
 
 /// An owner has loaded the header of its second key's chain; another thread clears a slot

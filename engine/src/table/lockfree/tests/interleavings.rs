@@ -28,6 +28,8 @@ impl Scenario {
     fn check<G: Geometry>(self) {
         let mut builder = Builder::new();
         builder.max_branches = 20_000;
+        // How often loom looks at the time.
+        builder.checkpoint_interval = 500;
         builder.preemption_bound = builder.preemption_bound.or(Some(2));
         let enough = Duration::from_secs(15);
         builder.max_duration = builder.max_duration.or(Some(enough));
