@@ -199,7 +199,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
         // anybody may confirm it.
         entry.put_status(confirm.status | Status::CONFIRMED);
         match stage {
-            Stage::BothKeys => entry.set_deadline(confirm.now + confirm.timeout),
+            Stage::BothKeys => entry.set_deadline(confirm.now.saturating_add(confirm.timeout)),
             Stage::ReplyOnly => make_reply_only(entry, confirm.now),
         }
         // Release, P1: keys and all other fields. A plain store: nobody changes a state that

@@ -6,9 +6,7 @@ use super::LockfreeTable;
 use super::bucket::{Bucket, Geometry, SLOTS};
 use super::canonical::{Pieces, Place};
 use super::prefetch::{Hint, prefetch};
-#[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, miri))))]
-use super::scan::{Avx2, Avx512, Isa};
-use super::scan::{Matcher, Scalar, bits};
+use super::scan::{Avx2, Avx512, Isa, Matcher, Scalar, bits};
 use super::word::{Covers, Header, Link, Slot, State, Wanted};
 use super::worker::LockfreeWorker;
 use crate::sync::Ordering;
@@ -53,9 +51,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     pub(super) fn find_one(&self, worker: &mut LockfreeWorker, key: &K, now: Nanos) -> Option<Hit> {
         let probe = self.probe(key);
         match self.isa {
-            #[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, miri))))]
             Isa::Avx2 => self.find_and_reap::<Avx2>(worker, key, &probe, now),
-            #[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, miri))))]
             Isa::Avx512 => self.find_and_reap::<Avx512>(worker, key, &probe, now),
             _ => self.find_and_reap::<Scalar>(worker, key, &probe, now),
         }
@@ -137,9 +133,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
         hits: &mut [Option<Hit>],
     ) {
         match self.isa {
-            #[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, miri))))]
             Isa::Avx2 => self.find_batch_by::<Avx2>(worker, keys, now, hits),
-            #[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, miri))))]
             Isa::Avx512 => self.find_batch_by::<Avx512>(worker, keys, now, hits),
             _ => self.find_batch_by::<Scalar>(worker, keys, now, hits),
         }
