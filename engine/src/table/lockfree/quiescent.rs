@@ -143,7 +143,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
 
     /// What holds also when an operation was given up: no overflow bucket and no entry is in
     /// two places. (What the lost one had in hand is in none.)
-    #[cfg(loom)]
+    #[cfg(all(test, loom))]
     pub(super) fn assert_nothing_owned_twice(&self, workers: &[&LockfreeWorker]) {
         let mut buckets = Owners::new();
         for bucket in 0..self.index.heads.len() as u32 {
