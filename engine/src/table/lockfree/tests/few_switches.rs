@@ -301,6 +301,53 @@ fn a_word_of_the_first_attempt_does_not_lead_to_a_reply_only_entry() {
     check_all::<Narrow<3, 1, 0>>("a_word_of_the_first_attempt", scenario, turns);
 }
 
+/// A publisher stands still before it puts a bucket behind another one, which goes; the chain
+/// grows again, with others, beyond that depth: the publisher cannot tell its bucket from a linked one
+/// and leaves it where it is. It comes home with the bucket that it is behind.
+#[test]
+fn a_bucket_behind_one_that_went_comes_home_with_it() {
+    let threads = vec![
+        vec![plain(1, 4)],
+        vec![
+            remove(2),
+            plain(2, 6),
+            plain(3, 8),
+            look(0),
+            look(0),
+            look(0),
+            look(0),
+        ],
+    ];
+    let before = vec![plain(9, 0), plain(8, 2)];
+    let scenario = run(1, before, threads).overflow(4).recycling(4);
+    let turns = (1..60).flat_map(|publisher| {
+        (60..200)
+            .step_by(4)
+            .map(move |other| vec![(1, publisher), (2, other), (1, ACCESSES_MAX)])
+    });
+    check_all::<Narrow<1, 1, 3>>("a_bucket_behind_one_that_went", scenario, turns);
+}
+
+/// A thread has claimed a slot in a bucket that goes, and stands still. Until it goes on nobody
+/// may have that bucket again: its word is in it.
+#[test]
+fn a_bucket_with_a_claim_in_it_is_not_used_again() {
+    let threads = vec![
+        vec![plain(1, 2)],
+        vec![
+            remove(1),
+            plain(2, 3),
+            remove(3),
+            plain(3, 4),
+            remove(4),
+            plain(4, 5),
+        ],
+    ];
+    let scenario = run(1, vec![plain(9, 0), plain(8, 1)], threads).overflow(1);
+    let turns = (1..80).map(|claimer| vec![(1, claimer), (2, ACCESSES_MAX), (1, ACCESSES_MAX)]);
+    check_all::<Narrow<1, 3, 1>>("a_bucket_with_a_claim_in_it", scenario, turns);
+}
+
 /// An owner has loaded the header of its second key's chain; another thread clears a slot
 /// there, claims it as a helper, and stands still: the owner meets its own word under a
 /// valid bit of a header that has gone. Every pair of instants is tried.
