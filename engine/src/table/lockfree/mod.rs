@@ -109,13 +109,15 @@
 //! pinned in a batch ([`FlowTable::begin`]), in any other call, and while they hold a hit.
 //! Retired entries and buckets wait in the worker's limbo until nobody is pinned who could
 //! have met them (`epoch`). Reference counts are not used.
-//! Generations make what outlives that harmless: 19 bits in slots, 29 in ids. Within one pin no
-//! index is reused twice, so a chain's header changes at most 24 · 2^26 < 2^32 times: its version does not wrap while anybody looks.
+//! Generations make what outlives that harmless: 19 bits in slots, 29 in ids. What it means when
+//! they or versions come round, and after how long, is said in `word`.
 //!
 //! # Checked by
 //! One thread against a map on tiny geometries (`tests/model.rs`), real threads with an
 //! accounting identity (`tests/race.rs`), loom (`tests/interleavings.rs`), shuttle
-//! (`tests/programs.rs`); each ends in `quiescent.rs`. Memory orderings stand on loom alone.
+//! (`tests/programs.rs`, `tests/few_switches.rs`; `tests/rounds.rs` with fields of few bits); threads
+//! given up after each of their accesses, under both (`tests/abandoned*.rs`). Each ends in
+//! `quiescent.rs`. Memory orderings stand on loom alone. docs/mutations.md lists what these were seen to notice.
 //!
 //! # Where it differs from the kernel
 //! Its chain limit is 18 to 28 positions, drawn for each insert. A matching expired entry is

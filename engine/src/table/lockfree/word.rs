@@ -9,6 +9,23 @@
 //!          aux while Confirmed and Dying: | 0 8       | reply only 1 | 0 23           |
 //!          aux while Aborted:             the winner's index, or TOO_LONG, or NO_ROOM
 //! ```
+//!
+//! # When a field comes round
+//! Seen on fields of two and three bits, under shuttle (`tests/rounds.rs`).
+//! - The *version* of a header, 32 bits (and the tags of links, which are versions): who loaded
+//!   a header and has slept for a whole round takes the new one for it, and his CAS goes
+//!   through: a key may get two owners, or a bit be set over an empty word. It takes 2^32
+//!   changes of one chain within one pin. No entry that others saw is used again within a
+//!   pin, and an attempt to get in changes one chain at most 24 times (2 pieces made official, 2
+//!   cleared, 2 times dead ones cleared to make room, and 3 buckets linked again for each clearing
+//!   that unlinked them), with at most 16 attempts a life. So it cannot happen with up to 2^23
+//!   entries; with more, most entries of the table would have to go through one chain, 16 times
+//!   each, while one thread sleeps in a batch.
+//! - The *generation* in a slot, 19 bits: nothing. An official word is cleared before its entry is used
+//!   again, and a lookup compares the whole key whatever word led it there.
+//! - The generation of an entry, 29 bits: nothing to who is pinned. An id that is kept for
+//!   2^29 lives of its entry, discarded ones included, names whoever lives there then.
+//! - The number of an attempt, 8 bits, and epochs, 64 bits: they do not come round.
 
 use std::fmt;
 
