@@ -140,6 +140,9 @@ interleavings! {
         vec![plain(1, 0)], vec![look(0), look(1), look(0)]);
     two_replace_one_expired_connection: Two = two(2, vec![expired(nat(9, A, B))],
         vec![plain(1, 0)], vec![nat(2, B, A)]).sees(0, 0, &[Inserted, Clash(2)]);
+    a_winner_is_gone_each_time: Two = two(1, vec![plain(9, 0)],
+        vec![plain(1, 0)], vec![remove(0), plain(2, 0), remove(0)])
+        .sees(0, 0, &[Inserted, Clash(9), Clash(2)]);
     no_room_is_said: Two = two(1, vec![plain(8, 1)], vec![nat(1, A, C)], vec![plain(2, 0)]).may_be_full();
 
     // The second stage of a clash: the same entry, another attempt.
