@@ -83,24 +83,40 @@
 //!
 //! Names are those of the kernel and of `conntrack` users. Facts come from reading and measuring it; no text of it is here.
 
+// The table's checkers compile the table and what it stands on, no more: they are compiled often.
 pub mod addr;
+#[cfg(not(any(loom, shuttle)))]
 pub mod clash;
+#[cfg(not(any(loom, shuttle)))]
 pub mod config;
+#[cfg(not(any(loom, shuttle)))]
 pub mod confirm;
+#[cfg(not(any(loom, shuttle)))]
 pub mod conntrack;
+#[cfg(not(any(loom, shuttle)))]
 pub mod engine;
+#[cfg(not(any(loom, shuttle)))]
 pub mod event;
+#[cfg(not(any(loom, shuttle)))]
 pub mod expire;
+#[cfg(not(any(loom, shuttle)))]
 pub mod hook;
+#[cfg(not(any(loom, shuttle)))]
 pub mod host;
 #[cfg(all(any(test, feature = "kit"), not(any(loom, shuttle))))]
 pub mod kit;
+#[cfg(not(any(loom, shuttle)))]
 pub mod nat;
+#[cfg(not(any(loom, shuttle)))]
 pub mod packet;
+#[cfg(not(any(loom, shuttle)))]
 pub mod path;
+#[cfg(not(any(loom, shuttle)))]
 pub mod proto;
 pub mod random;
+#[cfg(not(any(loom, shuttle)))]
 pub mod rules;
+#[cfg(not(any(loom, shuttle)))]
 pub mod stats;
 pub mod status;
 pub mod sync;

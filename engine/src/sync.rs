@@ -2,7 +2,13 @@
 //! `--cfg loom`, or shuttle's with `--cfg shuttle`. The lock-free table and the words of
 //! entries that it depends on name no other.
 
-#[cfg(loom)]
+#[cfg(all(test, loom))]
+pub(crate) mod counted;
+pub mod rounds;
+
+#[cfg(all(test, loom))]
+pub use counted::{AtomicU64, fence};
+#[cfg(all(not(test), loom))]
 pub use loom::sync::atomic::{AtomicU64, fence};
 #[cfg(shuttle)]
 pub use shuttle::sync::atomic::{AtomicU64, fence};
@@ -22,8 +28,11 @@ pub use std::sync::atomic::Ordering;
 /// Elsewhere, and for checkers, a fence.
 #[inline]
 pub fn fence_after_exchange() {
+    // SeqCst, for the compiler alone: later loads do not move up across it; the locked
+    // instruction before it keeps the processor from that.
     #[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, miri))))]
     std::sync::atomic::compiler_fence(Ordering::SeqCst);
+    // SeqCst: of two threads that each write and then read the other's word, one sees it.
     #[cfg(not(all(target_arch = "x86_64", not(any(loom, shuttle, miri)))))]
     fence(Ordering::SeqCst);
 }

@@ -61,6 +61,10 @@ impl Source {
         self.numbered().take(tests)
     }
 
+    fn begins_with(&self, path: &str) -> bool {
+        self.path.to_string_lossy().starts_with(path)
+    }
+
     fn is_under(&self, folder: &str) -> bool {
         self.path.starts_with(folder)
     }
@@ -264,6 +268,33 @@ fn names_ordering(line: &Line) -> bool {
     let code = line.code.trim_start();
     let imports = code.starts_with("use ") || code.starts_with("pub use ");
     !imports && ORDERINGS.iter().any(|ordering| has_word(code, ordering))
+}
+
+/// What the table's checkers replace: storage, and scans (each property-tested against its
+/// twin), behind the one door to atomics. All else that they run is what runs for real.
+#[test]
+fn only_storage_and_scan_are_swapped_under_the_checkers() {
+    let swapped = [
+        "engine/src/sync",
+        "engine/src/table/storage.rs",
+        "engine/src/table/lockfree/scan.rs",
+    ];
+    let mut offences = Vec::new();
+    for source in sources() {
+        let allowed = source.is_test() || swapped.iter().any(|p| source.begins_with(p));
+        if allowed || !source.is_under("engine/src") {
+            continue;
+        }
+        for (number, line) in source.product() {
+            let condition = line.code.contains("cfg(");
+            let checker = has_word(&line.code, "loom") || has_word(&line.code, "shuttle");
+            let left_out = source.begins_with("engine/src/lib.rs");
+            if condition && checker && !is_test_only(line.code.trim()) && !left_out {
+                offences.push(source.place(number));
+            }
+        }
+    }
+    none(&offences, "compiled otherwise under a checker");
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::process::{Command, Output, Stdio};
 
 use clashtrack::peer::{DEFAULT_TABLES, TABLES};
+use clashtrack_engine::table::lockfree::Isa;
 use serde_json::Value;
 
 const SCHEMA: &str = include_str!("../schema/clashtrack-1.json");
@@ -288,8 +289,8 @@ fn bad_use_exits_with_2_and_says_how_to_mend_it() {
             "there is no protocol here `icmp`; write one of tcp, udp",
         ),
         (
-            &["run", "connect", "--isa", "avx512"],
-            "--isa: no table of this build scans with avx512; write scalar or auto",
+            &["run", "connect", "--isa", "avx1024"],
+            "--isa: there is no instruction set `avx1024`; write one of scalar, avx2, avx512, auto",
         ),
         (
             &["run", "connect", "--prefetch", "t3"],
@@ -308,6 +309,39 @@ fn bad_use_exits_with_2_and_says_how_to_mend_it() {
         assert_eq!(output.status.code(), Some(2), "{words:?}: {stderr}");
         assert!(stderr.contains(said), "{words:?}: {stderr}");
         assert!(output.stdout.is_empty(), "{words:?}");
+    }
+}
+
+/// Asks the machine: where it has the instructions, they are taken and named in the answer.
+#[test]
+fn an_instruction_set_that_the_processor_has_not_is_refused() {
+    for isa in Isa::ALL {
+        let words = [
+            "run",
+            "connect",
+            "--table",
+            "lockfree",
+            "--connections",
+            "500",
+            "--duration",
+            "1us",
+            "--repeat",
+            "1",
+            "--isa",
+            isa.name(),
+            "--json",
+        ];
+        let output = clashtrack(&words);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        if isa.is_available() {
+            assert!(output.status.success(), "{isa:?}: {stderr}");
+            let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+            assert_eq!(answer["machine"]["isa"], isa.resolved().name());
+        } else {
+            assert_eq!(output.status.code(), Some(2), "{isa:?}: {stderr}");
+            let said = format!("this processor has no {}; write scalar or auto", isa.name());
+            assert!(stderr.contains(&said), "{stderr}");
+        }
     }
 }
 

@@ -55,7 +55,7 @@ use crossbeam_utils::Backoff;
 use super::key::{FlowKey, KeyV4};
 use super::storage::{Array, Zeroed};
 use crate::status::Status;
-use crate::sync::AtomicU64 as StateWord;
+use crate::sync::{AtomicU64 as StateWord, CHECKED, rounds};
 use crate::time::{Nanos, is_past};
 use crate::tuple::Direction;
 
@@ -139,9 +139,8 @@ pub struct Entry<K: FlowKey> {
     device: AtomicU32,
 }
 
-#[cfg(not(any(loom, shuttle)))]
 const _: () = assert!(
-    size_of::<Entry<KeyV4>>() == 64,
+    CHECKED || size_of::<Entry<KeyV4>>() == 64,
     "an IPv4 connection's hot part is one cache line"
 );
 
@@ -170,9 +169,11 @@ unsafe impl Zeroed for TrackerCell {}
 unsafe impl Zeroed for Traffic {}
 
 impl<K: FlowKey> Entry<K> {
-    /// Where the original key is, in bytes.
+    /// Where the original key is, in bytes: for those who compare keys by vectors.
+    #[allow(dead_code, reason = "only where there are vectors")]
     pub(super) const KEYS_OFFSET: usize = std::mem::offset_of!(Entry<K>, original);
     /// The reply key follows it without a gap.
+    #[allow(dead_code, reason = "as above")]
     pub(super) const KEYS_ARE_SIDE_BY_SIDE: bool =
         std::mem::offset_of!(Entry<K>, reply) == Self::KEYS_OFFSET + size_of::<K::Cell>();
 
@@ -571,7 +572,8 @@ impl<K: FlowKey> Slab<K> {
     #[inline]
     pub(super) fn begin_life(&self, index: u32, aux: u32) -> EntryId {
         let entry = self.at(index);
-        let generation = entry.state().generation.wrapping_add(1) & GENERATION_MASK;
+        let generation = entry.state().generation.wrapping_add(1);
+        let generation = generation & rounds::generation_bits(GENERATION_MASK);
         // Release, P4: the end of the life before comes before the fields of this one.
         fence(Ordering::Release);
         // Relaxed: the entry is ours alone (I2); publishing it is P1's business.

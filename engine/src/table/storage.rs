@@ -31,6 +31,9 @@ unsafe impl<T: Zeroed, const N: usize> Zeroed for [T; N] where [T; N]: Default {
 /// x86-64 and common aarch64 huge pages.
 const HUGE_PAGE_BYTES: usize = 2 << 20;
 
+/// An object is at most `isize::MAX` bytes, and a mapping is a huge page longer than its array.
+const BYTES_MAX: usize = isize::MAX as usize - HUGE_PAGE_BYTES;
+
 /// No mapped memory: a checker's elements must be made one by one, Miri knows no madvise.
 const PLAIN: bool = crate::sync::CHECKED || cfg!(miri);
 
@@ -67,6 +70,7 @@ impl<T: Zeroed> Array<T> {
         const { assert!(align_of::<T>() <= HUGE_PAGE_BYTES) };
         let bytes = length
             .checked_mul(size_of::<T>())
+            .filter(|bytes| *bytes <= BYTES_MAX)
             .expect("a table's memory is less than the address space");
         if PLAIN || bytes < HUGE_PAGE_BYTES {
             return Array::boxed(length);
@@ -169,22 +173,48 @@ impl<T> fmt::Debug for Array<T> {
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use std::sync::atomic::{AtomicU64, Ordering};
 
-    #[test]
-    fn mapped_and_boxed_arrays_are_the_same_to_their_users() {
-        let boxed = Array::<AtomicU64>::boxed(1000);
-        let mapped = Array::<AtomicU64>::mapped(1000, 8000, Pages::Huge);
-        assert!(mapped.is_mapped() && !boxed.is_mapped());
-        let sparse = Array::<AtomicU64>::sparse(1000);
-        assert!(sparse.is_mapped());
-        for array in [&boxed, &mapped, &sparse] {
-            assert_eq!(array.len(), 1000);
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+        #[test]
+        fn mapped_and_boxed_arrays_are_the_same_to_their_users(
+            length in 1usize..2_000,
+            stores in prop::collection::vec((any::<prop::sample::Index>(), any::<u64>()), 0..100),
+        ) {
+            let boxed = Array::<AtomicU64>::boxed(length);
+            let mapped = Array::<AtomicU64>::mapped(length, 8 * length, Pages::Huge);
+            let sparse = Array::<AtomicU64>::sparse(length);
+            prop_assert!(mapped.is_mapped() && sparse.is_mapped() && !boxed.is_mapped());
+            prop_assert_eq!(mapped.as_ptr().align_offset(HUGE_PAGE_BYTES), 0);
             // Relaxed, all: one thread.
-            assert!(array.iter().all(|word| word.load(Ordering::Relaxed) == 0));
-            array[999].store(7, Ordering::Relaxed);
-            assert_eq!(array[999].load(Ordering::Relaxed), 7);
+            let words = |array: &Array<AtomicU64>| -> Vec<u64> {
+                array.iter().map(|word| word.load(Ordering::Relaxed)).collect()
+            };
+            prop_assert_eq!(words(&mapped), vec![0; length]);
+            for (place, value) in stores {
+                for array in [&boxed, &mapped, &sparse] {
+                    // Relaxed: as above.
+                    array[place.index(length)].store(value, Ordering::Relaxed);
+                }
+            }
+            prop_assert_eq!(words(&mapped), words(&boxed));
+            prop_assert_eq!(words(&sparse), words(&boxed));
         }
-        assert_eq!(mapped.as_ptr().align_offset(HUGE_PAGE_BYTES), 0);
+    }
+
+    #[test]
+    fn a_large_array_is_mapped_and_a_small_one_is_not() {
+        assert!(Array::<AtomicU64>::zeroed(HUGE_PAGE_BYTES / 8).is_mapped());
+        assert!(!Array::<AtomicU64>::zeroed(HUGE_PAGE_BYTES / 8 - 1).is_mapped());
+    }
+
+    /// With the huge page that a mapping is longer, this many bytes would wrap to a few.
+    #[test]
+    #[should_panic(expected = "less than the address space")]
+    fn an_array_as_large_as_the_address_space_is_refused() {
+        let _ = Array::<AtomicU64>::zeroed(usize::MAX / 8);
     }
 }

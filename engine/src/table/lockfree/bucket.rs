@@ -72,8 +72,10 @@ pub(super) struct Bucket {
     pub(super) slots: [AtomicU64; SLOTS],
 }
 
-#[cfg(not(any(loom, shuttle)))]
-const _: () = assert!(size_of::<Bucket>() == 64, "a bucket is one cache line");
+const _: () = assert!(
+    CHECKED || size_of::<Bucket>() == 64,
+    "a bucket is one cache line"
+);
 
 // SAFETY: atomics only; zeroes are `default()`.
 unsafe impl Zeroed for Bucket {}

@@ -8,7 +8,7 @@ use super::install::Insert;
 use super::word::{Abort, Attempt, State};
 use super::worker::LockfreeWorker;
 use crate::status::Status;
-use crate::sync::{Ordering, fence_after_exchange};
+use crate::sync::{CHECKED, Ordering, fence_after_exchange};
 use crate::table::hash::KeyHasher;
 use crate::table::key::FlowKey;
 use crate::table::slab::{Entry, EntryId};
@@ -17,8 +17,9 @@ use crate::time::Nanos;
 use crate::tuple::Direction;
 
 /// Attempts of one stage of a confirm: each further one because the winner of the clash was
-/// gone when it was looked up, so somebody else made progress each time.
-const ATTEMPTS_MAX: u8 = 8;
+/// gone when it was looked up, so somebody else made progress each time. Few under a
+/// checker: there the last one comes soon.
+const ATTEMPTS_MAX: u8 = if CHECKED { 2 } else { 8 };
 
 /// A confirm under way.
 #[derive(Debug)]

@@ -5,8 +5,6 @@ use super::LockfreeTable;
 use super::bucket::{Bucket, Geometry};
 use super::canonical::{Piece, Pieces};
 use super::chain::{Chain, Change, Claim, Lengthened, Links, Proposal};
-#[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, miri))))]
-use super::scan::{Avx2, Avx512, Isa, Matcher};
 use super::scan::{bits, scan};
 use super::word::{Abort, Header, Slot, State};
 use super::worker::LockfreeWorker;
@@ -197,16 +195,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     /// header stands official words do not change: as good as reading them one by one.
     #[inline(always)]
     fn has_no_match(&self, bucket: &Bucket, piece: &Piece<K>) -> bool {
-        match self.isa {
-            #[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, miri))))]
-            Isa::Avx2 => Avx2::has_no(bucket, piece.place.tag),
-            #[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, miri))))]
-            Isa::Avx512 => Avx512::has_no(bucket, piece.place.tag),
-            _ => {
-                let _ = (bucket, piece);
-                false
-            }
-        }
+        self.isa.sees_none(bucket, piece.place.tag)
     }
 
     /// What a slot of the right tag stands for.

@@ -7,9 +7,7 @@ use super::LockfreeTable;
 use super::bucket::{Bucket, Geometry};
 use super::canonical::Place;
 use super::prefetch::{Hint, prefetch};
-#[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, miri))))]
-use super::scan::{Avx2, Avx512, Isa};
-use super::scan::{BATCH, GROUP, Matcher, Scalar};
+use super::scan::{BATCH, GROUP, Matcher, Scalar, Work};
 use super::word::{Header, Link, Slot, State};
 use super::worker::LockfreeWorker;
 use crate::status::Status;
@@ -36,21 +34,6 @@ impl Probe {
     }
 }
 
-/// Runs `$call` with the matcher of the table's instruction set as `$matcher`, compiled for it.
-macro_rules! by_isa {
-    ($isa:expr, $plain:expr, $avx2:expr, $avx512:expr) => {
-        match $isa {
-            #[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, miri))))]
-            // SAFETY: `set_isa` and `with_layout` take what the machine has alone (`Isa::resolved`).
-            Isa::Avx2 => unsafe { $avx2 },
-            #[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, miri))))]
-            // SAFETY: as above.
-            Isa::Avx512 => unsafe { $avx512 },
-            _ => $plain,
-        }
-    };
-}
-
 impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     #[inline(always)]
     pub(super) fn probe(&self, key: &K) -> Probe {
@@ -66,38 +49,13 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     /// [`FlowTable::lookup`](crate::table::FlowTable::lookup), pinned.
     #[inline]
     pub(super) fn find_one(&self, worker: &mut LockfreeWorker, key: &K, now: Nanos) -> Option<Hit> {
-        by_isa!(
-            self.isa,
-            self.find_one_by::<Scalar>(worker, key, now),
-            self.find_one_avx2(worker, key, now),
-            self.find_one_avx512(worker, key, now)
-        )
-    }
-
-    /// # Safety
-    /// The machine has [`Isa::Avx2`].
-    #[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, miri))))]
-    #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt")]
-    unsafe fn find_one_avx2(
-        &self,
-        worker: &mut LockfreeWorker,
-        key: &K,
-        now: Nanos,
-    ) -> Option<Hit> {
-        self.find_one_by::<Avx2>(worker, key, now)
-    }
-
-    /// # Safety
-    /// The machine has [`Isa::Avx512`].
-    #[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, miri))))]
-    #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,avx512f,avx512bw")]
-    unsafe fn find_one_avx512(
-        &self,
-        worker: &mut LockfreeWorker,
-        key: &K,
-        now: Nanos,
-    ) -> Option<Hit> {
-        self.find_one_by::<Avx512>(worker, key, now)
+        let table = self;
+        self.isa.run(FindOne {
+            table,
+            worker,
+            key,
+            now,
+        })
     }
 
     #[inline(always)]
@@ -196,40 +154,14 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
         now: Nanos,
         found: &mut [Option<W>],
     ) {
-        by_isa!(
-            self.isa,
-            self.find_batch_by::<Scalar, W>(worker, keys, now, found),
-            self.find_batch_avx2(worker, keys, now, found),
-            self.find_batch_avx512(worker, keys, now, found)
-        );
-    }
-
-    /// # Safety
-    /// The machine has [`Isa::Avx2`].
-    #[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, miri))))]
-    #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt")]
-    unsafe fn find_batch_avx2<W: Wish<K>>(
-        &self,
-        worker: &mut LockfreeWorker,
-        keys: &[K],
-        now: Nanos,
-        found: &mut [Option<W>],
-    ) {
-        self.find_batch_by::<Avx2, W>(worker, keys, now, found);
-    }
-
-    /// # Safety
-    /// The machine has [`Isa::Avx512`].
-    #[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, miri))))]
-    #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,avx512f,avx512bw")]
-    unsafe fn find_batch_avx512<W: Wish<K>>(
-        &self,
-        worker: &mut LockfreeWorker,
-        keys: &[K],
-        now: Nanos,
-        found: &mut [Option<W>],
-    ) {
-        self.find_batch_by::<Avx512, W>(worker, keys, now, found);
+        let table = self;
+        self.isa.run(FindBatch {
+            table,
+            worker,
+            keys,
+            now,
+            found,
+        });
     }
 
     /// A copy of the code for each hint: no prefetch asks which one it is.
@@ -565,6 +497,42 @@ fn entry_at<K: FlowKey>(entries: &[Entry<K>], slot: Slot) -> &Entry<K> {
     // SAFETY: a word that is not free was made by `Slot::new` from an id of this table's slab,
     // whose numbers are below its size; nobody writes anything else into a slot (I1).
     unsafe { slot.entry_in(entries) }
+}
+
+/// [`LockfreeTable::find_one`] as a piece of work.
+struct FindOne<'a, K: FlowKey, G: Geometry, H: KeyHasher> {
+    table: &'a LockfreeTable<K, G, H>,
+    worker: &'a mut LockfreeWorker,
+    key: &'a K,
+    now: Nanos,
+}
+
+impl<K: FlowKey, G: Geometry, H: KeyHasher> Work for FindOne<'_, K, G, H> {
+    type Outcome = Option<Hit>;
+
+    #[inline(always)]
+    fn by<S: Matcher>(self) -> Option<Hit> {
+        self.table.find_one_by::<S>(self.worker, self.key, self.now)
+    }
+}
+
+/// [`LockfreeTable::find_batch`] as a piece of work.
+struct FindBatch<'a, K: FlowKey, G: Geometry, H: KeyHasher, W> {
+    table: &'a LockfreeTable<K, G, H>,
+    worker: &'a mut LockfreeWorker,
+    keys: &'a [K],
+    now: Nanos,
+    found: &'a mut [Option<W>],
+}
+
+impl<K: FlowKey, G: Geometry, H: KeyHasher, W: Wish<K>> Work for FindBatch<'_, K, G, H, W> {
+    type Outcome = ();
+
+    #[inline(always)]
+    fn by<S: Matcher>(self) {
+        self.table
+            .find_batch_by::<S, W>(self.worker, self.keys, self.now, self.found);
+    }
 }
 
 /// A batch between two passes.

@@ -124,12 +124,14 @@
 //! have met them (`epoch`). Reference counts are not used.
 //! An entry that no slot ever named (never confirmed, or a clash seen before a slot was
 //! claimed) is reused at once. Generations make what outlives that harmless: 19 bits in slots,
-//! 29 in ids. Within one pin no index that a slot named is reused, so a chain's header changes at most 24 · 2^26 < 2^32 times: its version does not wrap while anybody looks.
+//! 29 in ids. What it means when they or versions come round, and after how long, is said in `word`.
 //!
 //! # Checked by
 //! One thread against a map on tiny geometries (`tests/model.rs`), real threads with an
 //! accounting identity (`tests/race.rs`), loom (`tests/interleavings.rs`), shuttle
-//! (`tests/programs.rs`); each ends in `quiescent.rs`. Memory orderings stand on loom alone.
+//! (`tests/programs.rs`, `tests/few_switches.rs`; `tests/rounds.rs` with fields of few bits); threads
+//! given up after each of their accesses, under both (`tests/abandoned*.rs`). Each ends in
+//! `quiescent.rs`. Memory orderings stand on loom alone. docs/mutations.md lists what these were seen to notice.
 //!
 //! # Where it differs from the kernel
 //! Its chain limit is 18 to 28 positions, drawn for each insert. A matching expired entry is
@@ -170,6 +172,7 @@ pub use worker::{LockfreeCounters, LockfreeWorker};
 use bucket::Index;
 use canonical::{Pieces, Place};
 use pool::Pool;
+use scan::Available;
 use word::{ENTRIES_MAX, Slot, State};
 use worker::Shared;
 
@@ -248,7 +251,7 @@ pub struct LockfreeTable<K: FlowKey, G: Geometry = Wide, H: KeyHasher = Folded> 
     /// For lines that will be changed.
     write_hint: Hint,
     /// As it is used: never [`Isa::Auto`].
-    isa: Isa,
+    isa: Available,
 }
 
 impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
@@ -276,7 +279,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
             hasher: H::with_key(hash_key),
             hint: Hint::default(),
             write_hint: Hint::default(),
-            isa: Isa::Auto.resolved(),
+            isa: Isa::Auto.available(),
         }
     }
 
@@ -288,13 +291,13 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
 
     /// Chooses the instructions of lookups; [`Isa::Scalar`] is taken for what the machine has not.
     pub fn set_isa(&mut self, isa: Isa) {
-        self.isa = isa.resolved();
+        self.isa = isa.available();
     }
 
     /// The instructions that lookups use: never [`Isa::Auto`].
     #[must_use]
     pub fn isa(&self) -> Isa {
-        self.isa
+        self.isa.isa()
     }
 
     fn hashing(&self) -> (H, u32) {

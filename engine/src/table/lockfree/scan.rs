@@ -101,6 +101,11 @@ impl Isa {
         }
     }
 
+    /// The same for the table's own use: proof that the machine was asked.
+    pub(super) fn available(self) -> Available {
+        Available(self.resolved())
+    }
+
     /// What is really used: [`Isa::Auto`] is the widest set there is, and one that the
     /// machine has not is [`Isa::Scalar`]. Never `Auto`.
     #[must_use]
@@ -194,18 +199,6 @@ pub(super) trait Matcher {
     /// and perhaps free words.
     fn candidates(bucket: &Bucket, hash: u64, used: usize) -> Candidates;
 
-    /// Has a bucket no word of this tag? A call alone.
-    #[cfg_attr(
-        any(loom, shuttle, miri, not(target_arch = "x86_64")),
-        expect(dead_code, reason = "for vector versions")
-    )]
-    #[inline(always)]
-    fn has_no(bucket: &Bucket, tag: u16) -> bool {
-        let none = Self::candidates(bucket, u64::from(tag), SLOTS).is_empty();
-        Self::leave();
-        none
-    }
-
     /// After the last one of some calls: leaves the processor as code without vectors expects it.
     fn leave();
 
@@ -247,17 +240,78 @@ impl Matcher for Scalar {
     }
 }
 
-#[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, miri))))]
-pub(super) use vector::{Avx2, Avx512};
+/// An instruction set that this machine has, and not [`Isa::Auto`].
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Available(Isa);
+
+impl Available {
+    pub(super) fn isa(self) -> Isa {
+        self.0
+    }
+
+    /// Does a piece of work by the matcher of this set.
+    #[inline(always)]
+    pub(super) fn run<W: Work>(self, work: W) -> W::Outcome {
+        match self.0 {
+            #[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, miri))))]
+            // SAFETY: the machine has these instructions: `Isa::available` asked.
+            Isa::Avx2 => unsafe { vector::run_avx2(work) },
+            #[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, miri))))]
+            // SAFETY: as above.
+            Isa::Avx512 => unsafe { vector::run_avx512(work) },
+            _ => work.by::<Scalar>(),
+        }
+    }
+}
+
+impl Available {
+    /// Does one compare show that a bucket has no word of this tag? Without vectors nothing does.
+    #[inline(always)]
+    pub(super) fn sees_none(self, bucket: &Bucket, tag: u16) -> bool {
+        match self.0 {
+            #[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, miri))))]
+            Isa::Avx2 => vector::has_no::<vector::Avx2>(bucket, tag),
+            #[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, miri))))]
+            Isa::Avx512 => vector::has_no::<vector::Avx512>(bucket, tag),
+            _ => {
+                let _ = (bucket, tag);
+                false
+            }
+        }
+    }
+}
+
+/// A piece of work that is compiled for each instruction set.
+pub(super) trait Work {
+    /// What it brings.
+    type Outcome;
+
+    /// Does it by one matcher. To be `#[inline(always)]`: the caller is compiled for the instructions.
+    fn by<S: Matcher>(self) -> Self::Outcome;
+}
 
 #[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, miri))))]
 mod vector {
     use std::arch::asm;
     use std::arch::x86_64::{__m128i, _mm_cvtsi64_si128};
 
-    use super::{Bucket, Candidates, Entry, FlowKey, GROUP, Matcher, SLOTS, Scalar};
+    use super::{Bucket, Candidates, Entry, FlowKey, GROUP, Matcher, SLOTS, Scalar, Work};
 
     const _: () = assert!(SLOTS == 7 && size_of::<Bucket>() == 64);
+
+    /// # Safety
+    /// The machine has [`Isa::Avx2`](super::Isa::Avx2).
+    #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt")]
+    pub(super) unsafe fn run_avx2<W: Work>(work: W) -> W::Outcome {
+        work.by::<Avx2>()
+    }
+
+    /// # Safety
+    /// The machine has [`Isa::Avx512`](super::Isa::Avx512).
+    #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,avx512f,avx512bw")]
+    pub(super) unsafe fn run_avx512<W: Work>(work: W) -> W::Outcome {
+        work.by::<Avx512>()
+    }
 
     /// The hash in a register where vectors find it.
     #[inline(always)]
@@ -282,9 +336,17 @@ mod vector {
         }
     }
 
+    /// Has a bucket no word of this tag? The matcher's instructions must be available, as for all of it.
+    #[inline(always)]
+    pub(super) fn has_no<S: Matcher>(bucket: &Bucket, tag: u16) -> bool {
+        let none = S::candidates(bucket, u64::from(tag), SLOTS).is_empty();
+        S::leave();
+        none
+    }
+
     /// Two loads of 32 bytes. Only where [`Isa::Avx2`](super::Isa::Avx2) is available.
     #[derive(Debug)]
-    pub(in super::super) struct Avx2;
+    pub(super) struct Avx2;
 
     impl Matcher for Avx2 {
         #[inline(always)]
@@ -367,7 +429,7 @@ mod vector {
 
     /// One load of 64 bytes. Only where [`Isa::Avx512`](super::Isa::Avx512) is available.
     #[derive(Debug)]
-    pub(in super::super) struct Avx512;
+    pub(super) struct Avx512;
 
     impl Matcher for Avx512 {
         #[inline(always)]
@@ -409,6 +471,8 @@ mod vector {
 
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod tests {
+    #[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, miri))))]
+    use super::vector::{Avx2, Avx512};
     use super::*;
     use crate::sync::AtomicU64;
     use crate::table::key::KeyV4;

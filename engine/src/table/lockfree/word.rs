@@ -9,9 +9,27 @@
 //!          aux while Confirmed and Dying: | 0 8       | reply only 1 | 0 23           |
 //!          aux while Aborted:             the winner's index, or TOO_LONG, or NO_ROOM
 //! ```
+//!
+//! # When a field comes round
+//! Seen on fields of two and three bits, under shuttle (`tests/rounds.rs`).
+//! - The *version* of a header, 32 bits (and the tags of links, which are versions): who loaded
+//!   a header and has slept for a whole round takes the new one for it, and his CAS goes
+//!   through: a key may get two owners, or a bit be set over an empty word. It takes 2^32
+//!   changes of one chain within one pin. No entry that others saw is used again within a
+//!   pin, and an attempt to get in changes one chain at most 24 times (2 pieces made official, 2
+//!   cleared, 2 times dead ones cleared to make room, and 3 buckets linked again for each clearing
+//!   that unlinked them), with at most 16 attempts a life. So it cannot happen with up to 2^23
+//!   entries; with more, most entries of the table would have to go through one chain, 16 times
+//!   each, while one thread sleeps in a batch.
+//! - The *generation* in a slot, 19 bits: nothing. An official word is cleared before its entry is used
+//!   again, and a lookup compares the whole key whatever word led it there.
+//! - The generation of an entry, 29 bits: nothing to who is pinned. An id that is kept for
+//!   2^29 lives of its entry, discarded ones included, names whoever lives there then.
+//! - The number of an attempt, 8 bits, and epochs, 64 bits: they do not come round.
 
 use std::fmt;
 
+use crate::sync::rounds;
 use crate::tuple::Direction;
 
 /// The header of a chain: which of its positions are official, and the version that makes
@@ -67,7 +85,7 @@ impl Header {
     pub(super) fn next(self, valid: u32, overflow: usize) -> Header {
         debug_assert!(u64::from(valid) < INIT && overflow < 4);
         let flags = self.0 & (INIT | FROZEN);
-        let version = u64::from(self.version().wrapping_add(1));
+        let version = u64::from(rounds::version(self.version().wrapping_add(1)));
         Header(
             version << VERSION_SHIFT
                 | (overflow as u64) << OVERFLOW_SHIFT
@@ -103,7 +121,6 @@ pub(super) struct Slot(pub(super) u64);
 
 const INDEX_BITS: u32 = 26;
 const SLOT_GENERATION_BITS: u32 = 19;
-const SLOT_GENERATION_MASK: u32 = (1 << SLOT_GENERATION_BITS) - 1;
 const ROLE: u64 = 1 << 45;
 const COVERS_SHIFT: u32 = 46;
 const TAG_SHIFT: u32 = 48;
@@ -113,6 +130,11 @@ const INDEX_BASE: u64 = 2;
 pub(super) const ENTRIES_MAX: usize = (1 << INDEX_BITS) - INDEX_BASE as usize;
 
 const _: () = assert!(INDEX_BITS + SLOT_GENERATION_BITS == 45 && TAG_SHIFT == COVERS_SHIFT + 2);
+
+#[inline(always)]
+fn slot_generation_mask() -> u32 {
+    rounds::slot_generation_bits((1 << SLOT_GENERATION_BITS) - 1)
+}
 
 /// Orientations of a canonical key that a piece stands for: bit 0 as it is, bit 1 inverted.
 pub(super) type Covers = u8;
@@ -135,7 +157,7 @@ impl Slot {
             u64::from(tag) << TAG_SHIFT
                 | u64::from(covers) << COVERS_SHIFT
                 | if role == Direction::Reply { ROLE } else { 0 }
-                | u64::from(generation & SLOT_GENERATION_MASK) << INDEX_BITS
+                | u64::from(generation & slot_generation_mask()) << INDEX_BITS
                 | (u64::from(index) + INDEX_BASE),
         )
     }
@@ -196,8 +218,8 @@ impl Slot {
     /// Is it of this life of its entry?
     #[inline]
     pub(super) fn is_of(self, state: State) -> bool {
-        const GENERATION: u64 = (SLOT_GENERATION_MASK as u64) << INDEX_BITS;
-        (self.0 ^ state.0 << (INDEX_BITS - GENERATION_SHIFT)) & GENERATION == 0
+        let generation = u64::from(slot_generation_mask()) << INDEX_BITS;
+        (self.0 ^ state.0 << (INDEX_BITS - GENERATION_SHIFT)) & generation == 0
     }
 }
 
@@ -210,7 +232,7 @@ impl fmt::Debug for Slot {
                 f,
                 "Slot(entry {} life {} {:?} covers={:#b} tag={:#x})",
                 slot.index(),
-                (slot.0 >> INDEX_BITS) as u32 & SLOT_GENERATION_MASK,
+                (slot.0 >> INDEX_BITS) as u32 & slot_generation_mask(),
                 slot.role(),
                 slot.0 >> COVERS_SHIFT & 3,
                 slot.tag(),

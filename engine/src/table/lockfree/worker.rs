@@ -21,6 +21,8 @@ pub(super) struct Shared {
     pub(super) epochs: Epochs,
     /// Entries that may still be allocated.
     quota: AtomicU64,
+    /// How many of them a worker takes or gives back at once.
+    permits: u64,
     /// What workers left behind when they went. Locked by workers that come and go, and
     /// tried (never waited for) by one that has run out of numbers.
     orphans: Mutex<Vec<Orphan>>,
@@ -53,14 +55,17 @@ impl Shared {
     }
 }
 
-/// Permits that a worker takes from, or gives back to, the quota at once.
-const PERMITS: u64 = 64;
+/// Permits that a worker takes from, or gives back to, the quota at once, at most. Few where
+/// there are few in all: up to twice as many are one worker's, and no other can have them.
+const PERMITS_MAX: usize = 64;
+const PERMITS_SHARE: usize = 1024;
 
 impl Shared {
     pub(super) fn new(entries_max: usize, limbo_entries: usize, limbo_overflow: usize) -> Shared {
         Shared {
             epochs: Epochs::new(),
             quota: AtomicU64::new(entries_max as u64),
+            permits: (entries_max / PERMITS_SHARE).clamp(1, PERMITS_MAX) as u64,
             orphans: Mutex::new(Vec::new()),
             limbo_entries,
             limbo_overflow,
@@ -233,7 +238,7 @@ impl LockfreeWorker {
         // Relaxed, all: permits are numbers; what they allow is ordered by the pool and the epoch.
         let mut left = self.shared.quota.load(Ordering::Relaxed);
         loop {
-            let some = left.min(PERMITS);
+            let some = left.min(self.shared.permits);
             if some == 0 {
                 return false;
             }
@@ -254,11 +259,12 @@ impl LockfreeWorker {
     }
 
     fn give_permit(&mut self) {
+        let some = self.shared.permits;
         self.permits += 1;
-        if self.permits > 2 * PERMITS {
-            self.permits -= PERMITS;
+        if self.permits > 2 * (some - 1) {
+            self.permits -= some;
             // Relaxed: see `take_permit`.
-            self.shared.quota.fetch_add(PERMITS, Ordering::Relaxed);
+            self.shared.quota.fetch_add(some, Ordering::Relaxed);
         }
     }
 

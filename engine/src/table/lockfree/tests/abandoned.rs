@@ -7,22 +7,25 @@
 //! When all that is judged, the thread goes on after all: then everything is judged again,
 //! its own answers and what is at rest included. That is a thread which was suspended for
 //! longer than all others together had to do.
+//!
+//! What this covers: every k of every thread, on scenarios of two and three threads with
+//! overflow, reuse and reply-only inserts; for each of them a sample of what the others do before and
+//! after. shuttle has one order of all accesses; `abandoned_orders` does the same under
+//! loom, with all orders that the memory model allows, on fewer and shorter scenarios.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::super::{Geometry, LockfreeWorker, Narrow};
 use super::few_switches::Turns;
 use super::history::{
-    Answer, CANONS, ClashStep2, History, Map, Name, Op, Scenario, SetUp, expired, explained, look,
-    nat, or_reply_only, plain, remove, scenario, short,
+    Answer, History, Name, Op, Scenario, SetUp, expired, look, nat, or_reply_only, plain, remove,
+    scenario, short,
 };
+use super::lost::{ACCESSES_OF_A_CALL, looks};
 use super::programs::{Random, setting};
 use crate::sync::thread;
 use crate::table::FlowTable;
-
-/// Accesses that one call may make while another thread stands still. The longest seen is under 200.
-const ACCESSES_OF_A_CALL: u64 = 1_000;
 
 type Census = Mutex<HashMap<Vec<Vec<Answer>>, u64>>;
 
@@ -111,65 +114,6 @@ impl Scenario {
         self.judge(&table, &mut workers, &map, &answers);
         *census.lock().unwrap().entry(answers).or_default() += 1;
     }
-
-    /// Is there an order in which the operation that `victim` was in took effect once or never?
-    fn assert_explained_without(
-        &self,
-        victim: usize,
-        map: &Map,
-        answers: &[Vec<Answer>],
-        after: &History,
-    ) {
-        let histories: Vec<History> = self
-            .threads
-            .iter()
-            .zip(answers)
-            .map(|(ops, answers)| ops.iter().cloned().zip(answers.iter().cloned()).collect())
-            .collect();
-        let lost = self.threads[victim].get(answers[victim].len());
-        let is_explained = |effect: Option<Answer>| {
-            let mut histories = histories.clone();
-            if let (Some(answer), Some(op)) = (effect, lost) {
-                histories[victim].push((op.clone(), answer));
-            }
-            let mut at = vec![0; histories.len()];
-            explained(map, &histories, &mut at, after, &mut HashSet::new())
-        };
-        let uids = map
-            .values()
-            .copied()
-            .chain(self.threads.iter().flatten().filter_map(uid_of));
-        let effects: Vec<Answer> = match lost {
-            None | Some(Op::Look(_)) => vec![],
-            Some(Op::Connect {
-                step: ClashStep2::Drop,
-                ..
-            }) => vec![Answer::Inserted],
-            Some(Op::Connect { .. }) => vec![Answer::Inserted, Answer::ReplyOnly],
-            Some(Op::Remove(_)) => uids.map(|uid| Answer::Removed(Some(uid))).collect(),
-            Some(Op::RemoveUid(_)) => vec![Answer::RemovedUid(true)],
-        };
-        assert!(
-            is_explained(None) || effects.into_iter().any(|effect| is_explained(Some(effect))),
-            "{}: thread {} gave {lost:?} up, no order explains {histories:#?}\nthen {after:?}",
-            self.name,
-            victim + 1
-        );
-    }
-}
-
-fn uid_of(op: &Op) -> Option<u32> {
-    match op {
-        Op::Connect { uid, .. } => Some(*uid),
-        _ => None,
-    }
-}
-
-/// A look at every key.
-fn looks() -> Vec<Op> {
-    (0..CANONS)
-        .flat_map(|c| [Op::Look((c, 0)), Op::Look((c, 1))])
-        .collect()
 }
 
 /// The turns of one search: what the others do before `victim` has made its `k` accesses.

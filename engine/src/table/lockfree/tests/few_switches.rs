@@ -12,7 +12,7 @@ use shuttle::scheduler::{Schedule, Scheduler, Task, TaskId};
 use shuttle::{Config, MaxSteps, Runner};
 
 use super::super::{Geometry, Narrow};
-use super::history::{Op, Scenario, nat, or_reply_only, plain, remove, scenario, short};
+use super::history::{Op, Scenario, look, nat, or_reply_only, plain, remove, scenario, short};
 use super::programs::{Random, setting};
 
 /// Accesses after which a thread is taken to wait for something that does not come.
@@ -270,6 +270,82 @@ fn a_helper_of_an_earlier_attempt_does_not_confirm_the_next() {
         ]
     });
     check_all::<Narrow<3, 1, 0>>("a_helper_of_an_earlier_attempt", scenario, turns);
+}
+
+/// A helper of the first attempt has claimed a slot for the original key, and stands still; the
+/// entry comes in by its reply key alone, and who owned its original key goes. The helper's
+/// word leads to a confirmed entry that has this key: only the state says that it does not own it.
+#[test]
+fn a_word_of_the_first_attempt_does_not_lead_to_a_reply_only_entry() {
+    let threads = vec![
+        vec![or_reply_only(nat(1, B, A)), look(1)],
+        vec![plain(2, 0)],
+        vec![remove(1), plain(3, 1), remove(1)],
+    ];
+    let scenario = run(2, vec![plain(9, 1)], threads);
+    let mut random = Random(setting("SEED", 0));
+    let turns = (0..setting("RUNS", 40_000)).map(|_| {
+        let mut up_to = |least: u64, most: u64| least + random.below(most - least);
+        // Up to the look at who owns the original key; he goes; the helper claims; a new owner;
+        // the second stage; he goes too; the look.
+        vec![
+            (1, up_to(5, 45)),
+            (3, up_to(15, 40)),
+            (2, up_to(10, 60)),
+            (3, up_to(10, 60)),
+            (1, up_to(20, 120)),
+            (3, ACCESSES_MAX),
+            (1, ACCESSES_MAX),
+        ]
+    });
+    check_all::<Narrow<3, 1, 0>>("a_word_of_the_first_attempt", scenario, turns);
+}
+
+/// A publisher stands still before it puts a bucket behind another one, which goes; the chain
+/// grows again, with others, beyond that depth: the publisher cannot tell its bucket from a linked one
+/// and leaves it where it is. It comes home with the bucket that it is behind.
+#[test]
+fn a_bucket_behind_one_that_went_comes_home_with_it() {
+    let threads = vec![
+        vec![plain(1, 4)],
+        vec![
+            remove(2),
+            plain(2, 6),
+            plain(3, 8),
+            look(0),
+            look(0),
+            look(0),
+            look(0),
+        ],
+    ];
+    let before = vec![plain(9, 0), plain(8, 2)];
+    let scenario = run(1, before, threads).overflow(4).recycling(4);
+    let turns = (1..60).flat_map(|publisher| {
+        (60..200)
+            .step_by(4)
+            .map(move |other| vec![(1, publisher), (2, other), (1, ACCESSES_MAX)])
+    });
+    check_all::<Narrow<1, 1, 3>>("a_bucket_behind_one_that_went", scenario, turns);
+}
+
+/// A thread has claimed a slot in a bucket that goes, and stands still. Until it goes on nobody
+/// may have that bucket again: its word is in it.
+#[test]
+fn a_bucket_with_a_claim_in_it_is_not_used_again() {
+    let threads = vec![
+        vec![plain(1, 2)],
+        vec![
+            remove(1),
+            plain(2, 3),
+            remove(3),
+            plain(3, 4),
+            remove(4),
+            plain(4, 5),
+        ],
+    ];
+    let scenario = run(1, vec![plain(9, 0), plain(8, 1)], threads).overflow(1);
+    let turns = (1..80).map(|claimer| vec![(1, claimer), (2, ACCESSES_MAX), (1, ACCESSES_MAX)]);
+    check_all::<Narrow<1, 3, 1>>("a_bucket_with_a_claim_in_it", scenario, turns);
 }
 
 /// An owner has loaded the header of its second key's chain; another thread clears a slot

@@ -28,6 +28,8 @@ impl Scenario {
     fn check<G: Geometry>(self) {
         let mut builder = Builder::new();
         builder.max_branches = 20_000;
+        // How often loom looks at the time.
+        builder.checkpoint_interval = 500;
         builder.preemption_bound = builder.preemption_bound.or(Some(2));
         let enough = Duration::from_secs(15);
         builder.max_duration = builder.max_duration.or(Some(enough));
@@ -138,6 +140,9 @@ interleavings! {
         vec![plain(1, 0)], vec![look(0), look(1), look(0)]);
     two_replace_one_expired_connection: Two = two(2, vec![expired(nat(9, A, B))],
         vec![plain(1, 0)], vec![nat(2, B, A)]).sees(0, 0, &[Inserted, Clash(2)]);
+    a_winner_is_gone_each_time: Two = two(1, vec![plain(9, 0)],
+        vec![plain(1, 0)], vec![remove(0), plain(2, 0), remove(0)])
+        .sees(0, 0, &[Inserted, Clash(9), Clash(2)]);
     no_room_is_said: Two = two(1, vec![plain(8, 1)], vec![nat(1, A, C)], vec![plain(2, 0)]).may_be_full();
 
     // The second stage of a clash: the same entry, another attempt.

@@ -3,6 +3,8 @@
 
 #[cfg(shuttle)]
 mod abandoned;
+#[cfg(loom)]
+mod abandoned_orders;
 #[cfg(not(any(loom, shuttle)))]
 mod batches;
 #[cfg(shuttle)]
@@ -13,12 +15,16 @@ mod fill;
 mod history;
 #[cfg(loom)]
 mod interleavings;
+#[cfg(any(loom, shuttle))]
+mod lost;
 #[cfg(not(any(loom, shuttle)))]
 mod model;
 #[cfg(shuttle)]
 mod programs;
 #[cfg(not(any(loom, shuttle)))]
 mod race;
+#[cfg(shuttle)]
+mod rounds;
 
 use super::{Geometry, Layout, LockfreeTable, LockfreeWorker};
 use crate::addr::{Addr, Family};

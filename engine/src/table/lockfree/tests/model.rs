@@ -5,9 +5,10 @@ use std::collections::HashMap;
 
 use proptest::prelude::*;
 
-use super::super::{Geometry, LockfreeTable, LockfreeWorker, Narrow, Wide};
+use super::super::{Geometry, Layout, LockfreeTable, LockfreeWorker, Narrow, Wide};
 use super::{Always, connect, key, table};
 use crate::status::Status;
+use crate::table::hash::HashKey;
 use crate::table::key::{FlowKey, KeyV4};
 use crate::table::slab::EntryId;
 use crate::table::{Clash, ClashStep, Confirmed, FlowTable, Hit, REPLY_ONLY_TIMEOUT, Refusal};
@@ -427,4 +428,30 @@ fn a_worker_that_stays_pinned_stops_reuse_and_nothing_else() {
     table.end(&mut stalled);
     assert!(connect(&table, &mut worker, keys, (1, 100), 0, &mut policy).is_some());
     table.assert_quiescent(&[&worker, &stalled], &[]);
+}
+
+/// What one worker gave back it may keep at hand, but not so much that a table is full for the others.
+#[test]
+fn connections_that_one_worker_removed_leave_room_for_another() {
+    for capacity in [10, 64, 300, 5_000] {
+        let table = LockfreeTable::<KeyV4, Wide>::with_layout(
+            Layout::for_capacity(capacity),
+            HashKey(1, 2),
+            false,
+        );
+        let (mut one, mut other) = (table.worker(), table.worker());
+        let all = |worker: &mut LockfreeWorker| -> Vec<EntryId> {
+            std::iter::from_fn(|| table.allocate(worker)).collect()
+        };
+        let ids = all(&mut one);
+        assert_eq!(ids.len(), capacity);
+        for id in ids {
+            table.discard(&mut one, id);
+        }
+        let room = all(&mut other).len();
+        assert!(
+            room >= capacity - capacity / 50,
+            "{room} of {capacity} entries for the other one"
+        );
+    }
 }

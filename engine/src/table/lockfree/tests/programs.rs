@@ -78,30 +78,35 @@ fn try_programs<G: Geometry>(first_seed: u64, overflow: usize) {
     let first_seed = first_seed + setting("SEED", 0);
     let mut executions = 0;
     for seed in first_seed..first_seed + programs {
-        let mut random = Random(seed);
-        let heads = 1 + random.below(3) as u32;
-        let mut uid = 0;
-        let before: Vec<Op> = (0..random.below(4))
-            .map(|_| plain_of(&mut random, &mut uid))
-            .collect();
-        let known = uid;
-        let threads: Vec<Vec<Op>> = (0..2 + random.below(3))
-            .map(|_| {
-                (0..1 + random.below(4))
-                    .map(|_| random.op(&mut uid, known))
-                    .collect()
-            })
-            .collect();
-        let mut program: Scenario = scenario("random", heads, before, threads)
-            .overflow(overflow)
-            .may_be_full();
-        if random.below(3) > 0 {
-            program = program.recycling(random.below(3) as usize);
-        }
-        keys_of(heads);
+        let program = random_program(&mut Random(seed), overflow, true);
         executions += run::<G>(&program, seed);
     }
     println!("{executions} executions of {programs} programs");
+}
+
+/// A program of two to four threads; `by_id`: connections are removed by ids of the past too.
+pub(super) fn random_program(random: &mut Random, overflow: usize, by_id: bool) -> Scenario {
+    let heads = 1 + random.below(3) as u32;
+    let mut uid = 0;
+    let before: Vec<Op> = (0..random.below(4))
+        .map(|_| plain_of(random, &mut uid))
+        .collect();
+    let known = if by_id { uid } else { 0 };
+    let threads: Vec<Vec<Op>> = (0..2 + random.below(3))
+        .map(|_| {
+            (0..1 + random.below(4))
+                .map(|_| random.op(&mut uid, known))
+                .collect()
+        })
+        .collect();
+    let mut program: Scenario = scenario("random", heads, before, threads)
+        .overflow(overflow)
+        .may_be_full();
+    if random.below(3) > 0 {
+        program = program.recycling(random.below(3) as usize);
+    }
+    keys_of(heads);
+    program
 }
 
 /// Something that is there when the threads start; it may clash with what is there already.
@@ -110,12 +115,24 @@ fn plain_of(random: &mut Random, uid: &mut u32) -> Op {
     plain(*uid, random.below(4) as u8)
 }
 
+fn config() -> Config {
+    let mut config = Config::new();
+    config.stack_size = 1 << 19;
+    config.max_steps = shuttle::MaxSteps::FailAfter(STEPS_MAX);
+    config
+}
+
+/// One execution under one random schedule.
+pub(super) fn run_once<G: Geometry>(program: &Scenario, seed: u64) {
+    let (case, seen) = (program.clone(), Arc::default());
+    Runner::new(RandomScheduler::new_from_seed(seed, 1), config())
+        .run(move || case.execute::<G>(&seen));
+}
+
 fn run<G: Geometry>(program: &Scenario, seed: u64) -> u64 {
     let census: Arc<Mutex<HashMap<_, u64>>> = Arc::default();
     for pct in [false, true] {
-        let mut config = Config::new();
-        config.stack_size = 1 << 19;
-        config.max_steps = shuttle::MaxSteps::FailAfter(STEPS_MAX);
+        let config = config();
         let (case, seen) = (program.clone(), Arc::clone(&census));
         let test = move || case.execute::<G>(&seen);
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
