@@ -211,7 +211,7 @@ impl Limit {
             *place = part.end;
             if matches!(self.case.workload.kind, Kind::LookupHit | Kind::LookupMiss) {
                 let next = part.end..(part.end + stretch).min(whole.end);
-                prefetch_keys(&self.traffic.keys[next]);
+                prefetch_keys(way.hint, &self.traffic.keys[next]);
             }
             done += part.len();
             let read = match self.case.workload.kind {

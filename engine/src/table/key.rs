@@ -150,9 +150,10 @@ impl FlowKey for KeyV4 {
         for (canonical, key) in canonical.iter_mut().zip(keys) {
             let [addresses, rest] = key.words;
             perhaps_icmp |= PERHAPS_ICMP >> (rest >> 8 & 63) & 1;
-            let addresses_back = addresses >> 32 | addresses << 32;
-            let rest_back =
-                (rest >> 16 & 0xffff << 32) | (rest << 16 & 0xffff << 48) | rest as u32 as u64;
+            let addresses_back = addresses.rotate_left(32);
+            let rest_back = (rest >> 16 & 0xffff << 32)
+                | (rest << 16 & 0xffff << 48)
+                | rest & u64::from(u32::MAX);
             let is_less =
                 (addresses_back < addresses) | ((addresses_back == addresses) & (rest_back < rest));
             let mask = u64::from(is_less).wrapping_neg();

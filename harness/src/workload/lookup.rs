@@ -42,6 +42,8 @@ struct Looker<W> {
     /// Where in the keys it goes on.
     next: usize,
     found: Vec<Option<Status>>,
+    /// How the keys to come are asked for.
+    hint: Hint,
 }
 
 /// What a worker saw in a round.
@@ -74,6 +76,7 @@ impl<T: FlowTable<KeyV4>> LookupContender<T> {
                 hand: Hand::new(table.worker(), number, case.seed, case.protocol, case.batch),
                 next: case.share(number, traffic.keys.len()).start,
                 found: vec![None; case.batch],
+                hint: case.prefetch,
             })
         };
         LookupContender {
@@ -143,11 +146,11 @@ impl<T: FlowTable<KeyV4>> Contender for LookupContender<T> {
 }
 
 /// Asks for the keys of the batch to come: to a packet path they are at hand, taken from packets a moment ago.
-pub fn prefetch_keys(keys: &[KeyV4]) {
+pub fn prefetch_keys(hint: Hint, keys: &[KeyV4]) {
     /// Keys of a line.
     const LINE: usize = 64 / size_of::<KeyV4>();
     for key in keys.iter().step_by(LINE) {
-        prefetch(Hint::T0, key);
+        prefetch(hint, key);
     }
 }
 
@@ -164,7 +167,10 @@ impl<W> Looker<W> {
             let end = (self.next + batch).min(keys.len());
             let asked = &keys[self.next..end];
             self.next = if end == keys.len() { 0 } else { end };
-            prefetch_keys(&keys[self.next..(self.next + batch).min(keys.len())]);
+            prefetch_keys(
+                self.hint,
+                &keys[self.next..(self.next + batch).min(keys.len())],
+            );
             let found = &mut self.found[..asked.len()];
             table.begin(&mut self.hand.worker);
             table.status_batch(&mut self.hand.worker, asked, NOW, found);

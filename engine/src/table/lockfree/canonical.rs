@@ -58,7 +58,7 @@ impl Place {
     /// The head bucket, from the upper end of the hash; the tag is its lower end.
     #[inline(always)]
     pub(super) fn bucket(hash: u64, buckets: u32) -> u32 {
-        (u128::from(hash) * u128::from(buckets) >> 64) as u32
+        ((u128::from(hash) * u128::from(buckets)) >> 64) as u32
     }
 }
 

@@ -157,6 +157,7 @@ mod prefetch;
 mod quiescent;
 mod remove;
 mod scan;
+mod side_by_side;
 #[cfg(test)]
 mod tests;
 mod word;
