@@ -52,6 +52,14 @@ fn draw_limit<G: Geometry>(random: u32) -> usize {
     shortest + ((u64::from(random) * spread as u64) >> 32) as usize
 }
 
+/// Why an insert did not get in.
+enum Lost {
+    /// A connection owns a key: the policy is asked.
+    To(Clash),
+    /// Dropped, without asking anybody.
+    Refused(Refusal),
+}
+
 impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     /// [`FlowTable::confirm`](crate::table::FlowTable::confirm), pinned.
     pub(super) fn confirm_pinned(
@@ -138,8 +146,8 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
         let loser = self.slab.entry(confirm.id);
         let first = match self.insert(worker, confirm, pieces, Stage::BothKeys) {
             Ok(()) => return Confirmed::Inserted,
-            Err(Refusal::Clash(clash)) => clash,
-            Err(refusal) => return Confirmed::Refused(refusal),
+            Err(Lost::To(clash)) => clash,
+            Err(Lost::Refused(refusal)) => return Confirmed::Refused(refusal),
         };
         match policy.decide(&first, loser, self.slab.entry(first.winner)) {
             ClashStep::Merge => self.merge(worker, first),
@@ -150,13 +158,13 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
                 let reply = Pieces::reply_only(&loser.key(Direction::Reply), self.hashing());
                 match self.insert(worker, confirm, &reply, Stage::ReplyOnly) {
                     Ok(()) => Confirmed::ReplyOnly(first),
-                    Err(Refusal::Clash(again)) => {
+                    Err(Lost::To(again)) => {
                         match policy.decide(&again, loser, self.slab.entry(again.winner)) {
                             ClashStep::Merge => self.merge(worker, again),
                             _ => Confirmed::Refused(Refusal::Clash(again)),
                         }
                     }
-                    Err(refusal) => Confirmed::Refused(refusal),
+                    Err(Lost::Refused(refusal)) => Confirmed::Refused(refusal),
                 }
             }
         }
@@ -175,7 +183,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
         confirm: &mut Confirm,
         pieces: &Pieces<K>,
         stage: Stage,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), Lost> {
         let keys: &[Direction] = match stage {
             Stage::BothKeys => &[Direction::Original, Direction::Reply],
             Stage::ReplyOnly => &[Direction::Reply],
@@ -185,19 +193,19 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
                 return Ok(());
             };
             let seen = match why {
-                Abort::TooLong => return Err(Refusal::ChainTooLong),
-                Abort::NoRoom => return Err(Refusal::Full),
+                Abort::TooLong => return Err(Lost::Refused(Refusal::ChainTooLong)),
+                Abort::NoRoom => return Err(Lost::Refused(Refusal::Full)),
                 Abort::Clash(index) => index,
             };
             let clash = self.clash_with_owner(worker, confirm.id, seen, keys[0], stage);
             let clash = clash.or_else(|| self.find_clash(worker, confirm.id, keys, stage));
             if let Some(clash) = clash {
-                return Err(Refusal::Clash(clash));
+                return Err(Lost::To(clash));
             }
             if attempt == ATTEMPTS_MAX {
-                return Err(Refusal::Clash(
-                    self.clash_with(confirm.id, seen, keys, stage),
-                ));
+                // Each time the winner had gone when it was looked up again: nobody to be merged with.
+                let clash = self.clash_with(confirm.id, seen, keys, stage);
+                return Err(Lost::Refused(Refusal::Clash(clash)));
             }
             worker.counters.confirm_retry += 1;
         }
