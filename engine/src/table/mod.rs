@@ -19,6 +19,7 @@
 //! The default is [`lockfree`]; [`mutex`] is the plain reference. A new table goes into a module
 //! of its own beside them, or into a crate of its own.
 
+mod entry;
 pub mod hash;
 pub mod key;
 mod key_v6;
@@ -27,6 +28,7 @@ pub mod mutex;
 pub mod prefetch;
 pub mod slab;
 pub mod storage;
+mod tracker;
 
 use key::FlowKey;
 use slab::{Entry, EntryId, Slab};
