@@ -12,7 +12,7 @@ use crate::time::{Nanos, is_past};
 use crate::tuple::Direction;
 
 /// A connection's number and life. A copy kept over time must be checked with
-/// [`Slab::is_current`] before it is believed.
+/// [`Slab::is_current`](super::slab::Slab::is_current) before it is believed.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct EntryId {
     /// Place in the slab.
