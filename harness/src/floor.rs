@@ -14,7 +14,7 @@
 //! # Why it cannot flatter
 //! A floor that is too slow makes tables look good. Therefore:
 //! - it goes through the same flows in the same order, in the same batches, with the same meetings, timed by the same
-//!   code ([`sweep`](crate::workload::sweep)), on the same workers and cores;
+//!   code (`workload::sweep`), on the same workers and cores;
 //! - it has the fewest lines that can be: one for the key although a connection has two, one for the entry; one
 //!   locked operation for the winner, none for the loser, where a table that locks, counts references or publishes in
 //!   steps has more; a loser's own entry is used for its next flow at once, and so stays in its cache;

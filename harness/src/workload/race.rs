@@ -7,7 +7,7 @@
 //!   meet the others                  bounded: who lags is not waited for long
 //!   confirm each                     one wins, the others clash
 //! ```
-//! There is no barrier for each flow: its cost would drown the race. Which part of that is timed: [`sweep`](super::sweep).
+//! There is no barrier for each flow: its cost would drown the race. Which part of that is timed: `sweep`.
 //! After the round, with all workers at rest and the clock stopped, connections are checked ([`anomaly`]) and removed.
 
 use std::sync::atomic::AtomicBool;
