@@ -1,4 +1,5 @@
-//! Tells the program which commit it was built from: figures without one cannot be compared.
+//! Tells the program which commit it was built from: figures without one cannot be compared; and whether its
+//! stacks can be followed by frame pointers.
 //!
 //! Without git, or outside a clone, the revision is unknown and the build goes on.
 
@@ -18,6 +19,12 @@ fn main() {
             _ => "+changes",
         };
         println!("cargo::rustc-env=CLASHTRACK_REVISION={revision}{mark}");
+    }
+    // Without frame pointers a profiler must copy stacks: `flame` asks.
+    println!("cargo::rustc-check-cfg=cfg(frame_pointers)");
+    let flags = std::env::var("CARGO_ENCODED_RUSTFLAGS").unwrap_or_default();
+    if flags.contains("force-frame-pointers=y") || flags.contains("force-frame-pointers=always") {
+        println!("cargo::rustc-cfg=frame_pointers");
     }
 }
 

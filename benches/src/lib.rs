@@ -1,9 +1,24 @@
-//! What the benches share: tables filled with connections whose keys are known.
+//! What the benches share: the operations that are measured, and tables filled with connections
+//! whose keys are known.
 //!
 //! A bench here is a question, and a test: it knows the right answer of each operation it
 //! times and fails on another. `cargo bench -- --test` runs each once.
+//!
+//! One list of operations, two meters: criterion takes their time (`cargo bench`), and the exact
+//! gate counts their instructions (`cargo bench --features gate --bench instructions`). A module
+//! a room of the engine: [`tuple_and_hash`], [`table`], [`nat_choice`], [`tcp`], [`packet_path`].
 
 #![forbid(unsafe_code)]
+
+pub mod gate;
+pub mod gateway;
+pub mod nat_choice;
+pub mod operation;
+pub mod packet_path;
+pub mod packets;
+pub mod table;
+pub mod tcp;
+pub mod tuple_and_hash;
 
 use std::net::Ipv4Addr;
 
@@ -19,7 +34,7 @@ use clashtrack_engine::tuple::{Protocol, Tuple};
 pub const NOW: Nanos = 1_000 * SECOND;
 
 /// How long every connection has to live: longer than a bench.
-const TIMEOUT: Nanos = 432_000 * SECOND;
+pub const TIMEOUT: Nanos = 432_000 * SECOND;
 
 /// Drops every loser. The benches' connections never clash, so it is never asked.
 #[derive(Debug)]
@@ -70,7 +85,17 @@ impl<T: FlowTable<KeyV4>> Filled<T> {
     #[must_use]
     pub fn new(connections: u32) -> Filled<T> {
         let capacity = connections as usize + connections as usize / 4;
-        let table = T::new(&TableConfig::new(capacity, HashKey(0x0123, 0x4567)));
+        let config = TableConfig::new(capacity, HashKey(0x0123, 0x4567));
+        Filled::with(&config, connections)
+    }
+
+    /// The same with a table of the caller's choice.
+    ///
+    /// # Panics
+    /// When the table refuses one.
+    #[must_use]
+    pub fn with(config: &TableConfig, connections: u32) -> Filled<T> {
+        let table = T::new(config);
         let worker = table.worker();
         let mut filled = Filled {
             table,

@@ -78,6 +78,8 @@ pub enum Command {
     Calibrate(command::calibrate::CalibrateArgs),
     /// Print a completion script for a shell
     Completions(command::completions::CompletionsArgs),
+    /// Draw where a workload's time goes: a flame graph, of its measured phase alone
+    Flame(command::flame::FlameArgs),
     /// Print the hooks a packet passes, with their priorities
     Hooks(command::hooks::HooksArgs),
     /// List workloads with their questions, tables and scenarios
@@ -97,6 +99,7 @@ impl Command {
         match self {
             Command::Calibrate(args) => command::calibrate::run(args, globals),
             Command::Completions(args) => command::completions::run(args, globals),
+            Command::Flame(args) => command::flame::run(args, globals),
             Command::Hooks(args) => command::hooks::run(args, globals),
             Command::List(args) => command::list::run(args, globals),
             Command::Man(args) => command::man::run(args, globals),

@@ -12,6 +12,7 @@ pub mod capture;
 pub mod cli;
 pub mod command;
 pub mod error;
+pub mod flame;
 pub mod floor;
 pub mod interrupt;
 pub mod limit;

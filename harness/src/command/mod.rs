@@ -7,6 +7,7 @@
 
 pub mod calibrate;
 pub mod completions;
+pub mod flame;
 pub mod hooks;
 pub mod list;
 pub mod man;

@@ -262,6 +262,34 @@ struct Entrant {
     enter: fn(&'static str, Enter<'_>) -> Option<Box<dyn Contender>>,
 }
 
+/// One case on one table for a profiler: made and warmed up, then rounds until the case's time is reached. `phase` is
+/// called with true before the first of them and with false after the last.
+///
+/// # Errors
+/// Of `phase`.
+///
+/// # Panics
+/// If there is no such table, or a worker panics.
+pub fn profile<E>(
+    case: &Case,
+    table: &'static str,
+    mut phase: impl FnMut(bool) -> Result<(), E>,
+) -> Result<(), E> {
+    let cores = Cores::available();
+    let never = AtomicBool::new(false);
+    let traffic = Arc::new(Traffic::of(case));
+    let mut contender = peer::visit(table, Enter(case, &traffic)).expect("a listed table");
+    contender.round(&cores, &never);
+    phase(true)?;
+    let mut elapsed = Duration::ZERO;
+    while elapsed < case.duration {
+        let round = contender.round(&cores, &never);
+        // Clocks are coarse on some systems: a round that took no time at all must not go on for ever.
+        elapsed += round.elapsed.max(Duration::from_micros(1));
+    }
+    phase(false)
+}
+
 /// The tables that a plan names.
 fn listed(plan: &Plan) -> Vec<Entrant> {
     let tables = plan.tables.iter();

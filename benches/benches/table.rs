@@ -8,12 +8,15 @@
 //!
 //! We would change the code if a table meant for the packet path cost more per lookup than
 //! `mutex` does here, where its lock is never contended.
+//!
+//! After these the single operations of the lock-free table: [`clashtrack_benches::table`].
 
 use std::hint::black_box;
 use std::marker::PhantomData;
-use std::time::Duration;
 
 use clashtrack::peer::{self, TABLES, TableVisitor};
+use clashtrack_benches::operation::{bench_room, settings};
+use clashtrack_benches::table::OPERATIONS as LOCKFREE;
 use clashtrack_benches::{Filled, NOW, keys};
 use clashtrack_engine::table::FlowTable;
 use clashtrack_engine::table::key::KeyV4;
@@ -118,14 +121,13 @@ fn benches(criterion: &mut Criterion) {
         criterion.benchmark_group("what_does_a_connection_cost_from_confirm_to_removal");
     ask_all::<ConnectAndRemove>(&mut group);
     group.finish();
+
+    bench_room(criterion, LOCKFREE);
 }
 
 criterion_group! {
-    name = group;
-    config = Criterion::default()
-        .sample_size(20)
-        .warm_up_time(Duration::from_millis(500))
-        .measurement_time(Duration::from_secs(1));
+    name = room;
+    config = settings();
     targets = benches
 }
-criterion_main!(group);
+criterion_main!(room);

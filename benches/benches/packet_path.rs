@@ -1,0 +1,13 @@
+//! What do whole packets cost, new and established, with and without NAT? The operations, their dimensions and which answer would
+//! make us change the code: [`clashtrack_benches::packet_path`].
+
+use clashtrack_benches::operation::{bench_room, settings};
+use clashtrack_benches::packet_path::OPERATIONS;
+use criterion::{criterion_group, criterion_main};
+
+criterion_group! {
+    name = room;
+    config = settings();
+    targets = |criterion| bench_room(criterion, OPERATIONS)
+}
+criterion_main!(room);
