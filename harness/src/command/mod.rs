@@ -6,6 +6,7 @@
 //! would panic there); progress and notes go to stderr.
 
 pub mod calibrate;
+pub mod compare;
 pub mod completions;
 pub mod hooks;
 pub mod list;
@@ -14,6 +15,7 @@ pub mod replay;
 pub mod run;
 pub mod set;
 pub mod simulate;
+pub mod submit_form;
 pub mod values;
 
 use std::io::IsTerminal;
