@@ -76,6 +76,8 @@ pub enum Format {
 pub enum Command {
     /// Measure what a cache line costs here, by prefetch hint and lines under way
     Calibrate(command::calibrate::CalibrateArgs),
+    /// Compare two results of `run`: which rows are slower, and how sure that is
+    Compare(command::compare::CompareArgs),
     /// Print a completion script for a shell
     Completions(command::completions::CompletionsArgs),
     /// Draw where a workload's time goes: a flame graph, of its measured phase alone
@@ -92,12 +94,15 @@ pub enum Command {
     Run(command::run::RunArgs),
     /// Predict which connections will time out: virtual time, the real engine
     Simulate(command::simulate::SimulateArgs),
+    /// Measure this machine and write the one file to send in
+    SubmitForm(command::submit_form::SubmitFormArgs),
 }
 
 impl Command {
     fn run(&self, globals: &Globals) -> Result<ExitCode, Error> {
         match self {
             Command::Calibrate(args) => command::calibrate::run(args, globals),
+            Command::Compare(args) => command::compare::run(args, globals),
             Command::Completions(args) => command::completions::run(args, globals),
             Command::Flame(args) => command::flame::run(args, globals),
             Command::Hooks(args) => command::hooks::run(args, globals),
@@ -106,6 +111,7 @@ impl Command {
             Command::Replay(args) => command::replay::run(args, globals),
             Command::Run(args) => command::run::run(args, globals),
             Command::Simulate(args) => command::simulate::run(args, globals),
+            Command::SubmitForm(args) => command::submit_form::run(args, globals),
         }
     }
 }

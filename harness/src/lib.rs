@@ -2,7 +2,8 @@
 //!
 //! The engine is in [`clashtrack_engine`]; here is what drives it: the command line
 //! ([`cli`], [`command`]), tables to compare with ([`peer`]), what is measured ([`workload`]),
-//! how captures are read ([`capture`]) and replayed ([`replay`]), how rules are read
+//! what two results
+//! say of each other ([`compare`]), how captures are read ([`capture`]) and replayed ([`replay`]), how rules are read
 //! ([`rules`]), hosts in virtual time ([`simulate`]), and how results are printed ([`report`]).
 
 #![forbid(unsafe_code)]
@@ -11,6 +12,7 @@ pub mod calibrate;
 pub mod capture;
 pub mod cli;
 pub mod command;
+pub mod compare;
 pub mod error;
 pub mod flame;
 pub mod floor;

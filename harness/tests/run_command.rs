@@ -493,3 +493,61 @@ fn catches_interrupts(pid: &str) -> bool {
         .expect("Linux tells which signals are caught");
     u64::from_str_radix(caught.trim(), 16).expect("a mask in hex") & 1 << (2 - 1) != 0
 }
+
+#[test]
+fn launches_are_processes_whose_samples_stay_apart() {
+    let value = short_run(&[
+        "lookup-hit",
+        "clash",
+        "--table",
+        "lockfree",
+        "--launches",
+        "3",
+    ]);
+    assert_fits_the_schema(&value);
+    assert_eq!(value["config"]["launches"], 3);
+    let results = value["results"].as_array().unwrap();
+    assert_eq!(results.len(), 2);
+    for result in results {
+        assert_eq!(result["samples_by_launch"], serde_json::json!([2, 2, 2]));
+        assert_eq!(result["ns_per_op"]["samples"].as_array().unwrap().len(), 6);
+    }
+    let limits = results[0]["limit_samples_ns"].as_array().unwrap();
+    assert_eq!(limits.len(), 6);
+    let output = clashtrack(&["run", "lookup-hit", "--launches", "0"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("--launches: 0"));
+}
+
+#[test]
+fn the_machine_says_what_moves_figures() {
+    let value = json(&["hooks", "--json"]);
+    for name in [
+        "rustc",
+        "target",
+        "target_features",
+        "opt_level",
+        "linker",
+        "pinning",
+    ] {
+        assert!(
+            value["machine"][name].is_string(),
+            "{name}: {}",
+            value["machine"]
+        );
+    }
+    for name in [
+        "smt_siblings",
+        "caches",
+        "numa_nodes",
+        "governor",
+        "clock_source",
+        "huge_pages",
+    ] {
+        assert!(
+            value["machine"].get(name).is_some(),
+            "{name}: {}",
+            value["machine"]
+        );
+    }
+}

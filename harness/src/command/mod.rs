@@ -6,6 +6,7 @@
 //! would panic there); progress and notes go to stderr.
 
 pub mod calibrate;
+pub mod compare;
 pub mod completions;
 pub mod flame;
 pub mod hooks;
@@ -15,6 +16,7 @@ pub mod replay;
 pub mod run;
 pub mod set;
 pub mod simulate;
+pub mod submit_form;
 pub mod values;
 
 use std::io::IsTerminal;

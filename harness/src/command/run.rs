@@ -1,7 +1,9 @@
 //! `clashtrack run`: measures workloads on tables and prints what it saw; without a
 //! subcommand, the main job: the three clash workloads on four tables, in about ten seconds.
 
+mod child;
 mod large;
+mod launches;
 mod memory;
 
 use std::io::{self, IsTerminal, Write};
@@ -20,6 +22,7 @@ use crate::calibrate::{self, Access};
 use crate::cli::Format;
 use crate::error::{EXIT_INTERRUPTED, EXIT_NO, Error};
 use crate::interrupt;
+use crate::load::Load;
 use crate::peer::{DEFAULT_TABLES, TABLES};
 use crate::report::envelope::{Envelope, Nothing};
 use crate::report::json::RunResult;
@@ -41,11 +44,13 @@ Defaults:
   connect, churn              32  1M           all cores      500ms
   expire                      32  1M           all but one    30s a 1M, once: all expire within it
   stall                       32  1M           all cores, >1  2s, once
+Hash key, page placement and code layout are drawn once a process: --launches 5 repeats all of it in fresh processes.
 Above 4M connections only lockfree is run, unless --table says otherwise; each then has a process of its own.
 
 Examples:
   clashtrack run clash --table striped,dashmap
   clashtrack run lookup-hit connect --workers 1,2 --table lockfree,dashmap
+  clashtrack run lookup-hit connect --launches 5 --json
   clashtrack run lookup-hit --batch 1,64 --connections 1k..1M
   clashtrack run churn --l4 tcp,udp --workers 1
   clashtrack run expire --connections 4M
@@ -61,6 +66,7 @@ const MAIN_JOB_DURATION: &str = "40ms";
 const WORKERS_MAX: usize = 1000;
 const BATCH_MAX: usize = 4096;
 const REPEAT_MAX: usize = 10_000;
+const LAUNCHES_MAX: usize = 1000;
 /// Memory of an entry, its tracker and its part of the largest index, with some to spare.
 const ENTRY_BYTES: usize = 320;
 /// Memory of a connection's keys, of those of its successor, and of both in the order in which they are asked for.
@@ -94,6 +100,9 @@ pub struct RunArgs {
     /// Samples of each workload on each table [default: 5; expire and stall: 1]
     #[arg(long, value_name = "N")]
     pub repeat: Option<String>,
+    /// Fresh processes that all of it is repeated in, each with a seed of its own, one higher than the last
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub launches: String,
     /// Instruction set of the table's scans: scalar or auto
     #[arg(long, value_name = "ISA", default_value = "auto")]
     pub isa: String,
@@ -117,6 +126,7 @@ impl RunArgs {
             l4: Vec::new(),
             duration: Some(MAIN_JOB_DURATION.to_owned()),
             repeat: None,
+            launches: "1".to_owned(),
             isa: "auto".to_owned(),
             prefetch: "auto".to_owned(),
             memory_only: false,
@@ -195,6 +205,15 @@ impl RunArgs {
         check_memory(&plan)?;
         plan.prefetch = self.hint(plan.seed)?;
         Ok(plan)
+    }
+
+    /// What is beside the plan.
+    fn order(&self) -> Result<Order, Error> {
+        let words = std::slice::from_ref(&self.launches);
+        Ok(Order {
+            launches: bounded("--launches", words, LAUNCHES_MAX)?[0],
+            prefetch_asked: launches::asked(&self.prefetch),
+        })
     }
 
     fn hint(&self, seed: u64) -> Result<Hint, Error> {
@@ -317,6 +336,23 @@ fn check_memory(plan: &Plan) -> Result<(), Error> {
     Ok(())
 }
 
+/// How a plan is carried out, and what was asked for where the plan has what came of it.
+#[derive(Clone, Copy, Debug)]
+struct Order {
+    launches: usize,
+    prefetch_asked: &'static str,
+}
+
+/// What a plan came to, in however many processes.
+#[derive(Debug)]
+struct Outcome {
+    results: Vec<RunResult>,
+    load: Option<Load>,
+    tuning: Tuning,
+    pinned: bool,
+    interrupted: bool,
+}
+
 /// The plan as the JSON shows it.
 #[derive(Serialize, Debug)]
 struct Config<'a> {
@@ -328,8 +364,10 @@ struct Config<'a> {
     l4: Vec<&'static str>,
     isa: &'static str,
     prefetch: &'static str,
+    prefetch_asked: &'static str,
     duration_ms: f64,
     repeat: usize,
+    launches: usize,
     seed: u64,
     cores: usize,
     pinned: bool,
@@ -354,11 +392,12 @@ fn used<V: PartialEq>(plan: &Plan, value: impl Fn(&Case) -> V) -> Vec<V> {
 /// is run; [`Error::Output`] when stdout cannot be written.
 pub fn run(args: &RunArgs, globals: &Globals) -> Result<ExitCode, Error> {
     let cores = Cores::available();
+    let order = args.order()?;
     let plan = args.plan(globals, &cores)?;
     if args.memory_only {
         return memory::print_growth(&plan, &cores);
     }
-    carry_out(&plan, globals, &cores).map(|(code, _)| code)
+    carry_out(&plan, order, globals, &cores).map(|(code, _)| code)
 }
 
 /// The main job, and what to try next.
@@ -367,8 +406,9 @@ pub fn run(args: &RunArgs, globals: &Globals) -> Result<ExitCode, Error> {
 /// [`Error::Output`] when stdout cannot be written.
 pub fn main_job(globals: &Globals) -> Result<ExitCode, Error> {
     let cores = Cores::available();
-    let plan = RunArgs::main_job().plan(globals, &cores)?;
-    let (code, interrupted) = carry_out(&plan, globals, &cores)?;
+    let args = RunArgs::main_job();
+    let plan = args.plan(globals, &cores)?;
+    let (code, interrupted) = carry_out(&plan, args.order()?, globals, &cores)?;
     if globals.format == Format::Table && !globals.quiet && !interrupted {
         print(TRY_NEXT)?;
     }
@@ -382,10 +422,42 @@ Try next:
   clashtrack hooks                                            # where in a packet's path confirm stands
 ";
 
-fn carry_out(plan: &Plan, globals: &Globals, cores: &Cores) -> Result<(ExitCode, bool), Error> {
+fn carry_out(
+    plan: &Plan,
+    order: Order,
+    globals: &Globals,
+    cores: &Cores,
+) -> Result<(ExitCode, bool), Error> {
     answers::compare(&plan.tables, plan.seed)?;
+    let bar = progress_bar(plan, order, globals);
+    let outcome = if order.launches > 1 {
+        in_launches(plan, order, &bar)?
+    } else {
+        here(plan, &bar)?
+    };
+    bar.finish_and_clear();
+    warn_of_stalls(&outcome.results);
+    match globals.format {
+        Format::Json => envelope(plan, order, cores, &outcome)?,
+        Format::Csv | Format::Markdown => {
+            print(&table::one_grid(&outcome.results, globals.format))?
+        }
+        Format::Table => print(&text(plan, order, cores, &outcome))?,
+    }
+    let code = if outcome.interrupted {
+        ExitCode::from(EXIT_INTERRUPTED)
+    } else if outcome.results.iter().any(|result| result.lost() != 0) {
+        // The books do not balance: it ran, and is not to be believed.
+        ExitCode::from(EXIT_NO)
+    } else {
+        ExitCode::SUCCESS
+    };
+    Ok((code, outcome.interrupted))
+}
+
+/// Measures in this process, but for what needs others.
+fn here(plan: &Plan, bar: &ProgressBar) -> Result<Outcome, Error> {
     let interrupted = interrupt::flag();
-    let bar = progress_bar(plan, globals);
     let (here, large) = large::split(plan);
     let mut measured = here.map_or_else(Measured::nothing, |here| {
         workload::measure(&here, interrupted, |workload, table| {
@@ -399,9 +471,6 @@ fn carry_out(plan: &Plan, globals: &Globals, cores: &Cores) -> Result<(ExitCode,
     let children = large::measure(plan, &large, interrupted, |table| {
         bar.set_message(format!("{table}, in a process of its own"));
     })?;
-    bar.finish_and_clear();
-    measured.interrupted |= children.interrupted;
-    let pinned = !children.unpinned && measured.measurements.iter().all(|m| m.pinned);
     let mut results: Vec<RunResult> = measured.measurements.iter().map(RunResult::of).collect();
     results.extend(children.results);
     // Each workload's together, as they are without children.
@@ -411,21 +480,29 @@ fn carry_out(plan: &Plan, globals: &Globals, cores: &Cores) -> Result<(ExitCode,
             .position(|w| w.name == result.workload)
     };
     results.sort_by_key(place);
-    warn_of_stalls(&results);
-    match globals.format {
-        Format::Json => envelope(plan, cores, &measured, pinned, &results)?,
-        Format::Csv | Format::Markdown => print(&table::one_grid(&results, globals.format))?,
-        Format::Table => print(&text(plan, cores, &measured, pinned, &results))?,
-    }
-    let code = if measured.interrupted {
-        ExitCode::from(EXIT_INTERRUPTED)
-    } else if results.iter().any(|result| result.lost() != 0) {
-        // The books do not balance: it ran, and is not to be believed.
-        ExitCode::from(EXIT_NO)
-    } else {
-        ExitCode::SUCCESS
-    };
-    Ok((code, measured.interrupted))
+    Ok(Outcome {
+        results,
+        load: measured.load,
+        tuning: Tuning::new(plan.isa, plan.prefetch, measured.resident),
+        pinned: !children.unpinned && measured.measurements.iter().all(|m| m.pinned),
+        interrupted: measured.interrupted || children.interrupted,
+    })
+}
+
+/// Measures in fresh processes.
+fn in_launches(plan: &Plan, order: Order, bar: &ProgressBar) -> Result<Outcome, Error> {
+    let launches = order.launches;
+    let launched = launches::measure(plan, launches, interrupt::flag(), |number| {
+        bar.set_message(format!("launch {number} of {launches}"));
+        bar.set_position(number as u64 - 1);
+    })?;
+    Ok(Outcome {
+        results: launched.results,
+        load: launched.load,
+        tuning: Tuning::with_share(plan.isa, plan.prefetch, launched.huge_page_share),
+        pinned: launched.pinned,
+        interrupted: launched.interrupted,
+    })
 }
 
 /// On stderr, whatever the format: such connections were lost to a suspended worker, not to a full table.
@@ -439,13 +516,7 @@ fn warn_of_stalls(results: &[RunResult]) {
     }
 }
 
-fn envelope(
-    plan: &Plan,
-    cores: &Cores,
-    measured: &Measured,
-    pinned: bool,
-    results: &[RunResult],
-) -> Result<(), Error> {
+fn envelope(plan: &Plan, order: Order, cores: &Cores, outcome: &Outcome) -> Result<(), Error> {
     let config = Config {
         workloads: plan
             .workloads
@@ -459,38 +530,35 @@ fn envelope(
         l4: used(plan, |case| case.protocol.name()),
         isa: plan.isa.resolved().name(),
         prefetch: plan.prefetch.name(),
+        prefetch_asked: order.prefetch_asked,
         duration_ms: used(plan, |case| case.duration)[0].as_secs_f64() * 1e3,
         repeat: used(plan, Case::samples)[0],
+        launches: order.launches,
         seed: plan.seed,
         cores: cores.count(),
-        pinned,
+        pinned: outcome.pinned,
     };
     let machine = Machine {
-        load: measured.load,
-        tuning: Some(Tuning::new(plan.isa, plan.prefetch, measured.resident)),
+        load: outcome.load,
+        tuning: Some(outcome.tuning),
         ..Machine::here()
     };
-    Envelope::new("run", config, results, Nothing {})
+    Envelope::new("run", config, &outcome.results, Nothing {})
         .with_machine(machine)
-        .with_interrupted(measured.interrupted)
+        .with_interrupted(outcome.interrupted)
         .print()
 }
 
 /// For people: how it was measured, the grids, the counters of the first table.
-fn text(
-    plan: &Plan,
-    cores: &Cores,
-    measured: &Measured,
-    pinned: bool,
-    results: &[RunResult],
-) -> String {
+fn text(plan: &Plan, order: Order, cores: &Cores, outcome: &Outcome) -> String {
+    let results = &outcome.results;
     let mut text = String::new();
     for workers in used(plan, |case| case.workers) {
-        text.push_str(&cores.describe(workers, pinned));
+        text.push_str(&cores.describe(workers, outcome.pinned));
         text.push('\n');
     }
     text.push_str(&format!(
-        "{} connections or flows a round, batches of {}, {} of {}, seed {}; rounds of the tables take turns\n",
+        "{} connections or flows a round, batches of {}, {} of {}, seed {}{}; rounds of the tables take turns\n",
         joined(&used(plan, |case| case.connections)),
         joined(&used(plan, |case| case.batch)),
         counted(used(plan, Case::samples)[0], "sample"),
@@ -500,8 +568,12 @@ fn text(
             .collect::<Vec<_>>()
             .join(", "),
         plan.seed,
+        match order.launches {
+            1 => String::new(),
+            launches => format!(" and on, {launches} launches"),
+        },
     ));
-    text.push_str(&tuning(plan, measured));
+    text.push_str(&tuning(outcome.tuning));
     text.push_str(&table::by_workload(results));
     if let Some(first) = plan.tables.first() {
         let of_first = results.iter().filter(|result| result.table == *first);
@@ -512,7 +584,7 @@ fn text(
     if plan.tables.len() > 1 && !results.is_empty() {
         text.push_str("The other tables' counters are under per_cpu in what --json prints.\n");
     }
-    if measured.interrupted {
+    if outcome.interrupted {
         text.push_str(if results.is_empty() {
             "Interrupted before the first sample: nothing was measured.\n"
         } else {
@@ -523,8 +595,7 @@ fn text(
 }
 
 /// What the figures depend on beside that, in words.
-fn tuning(plan: &Plan, measured: &Measured) -> String {
-    let tuning = Tuning::new(plan.isa, plan.prefetch, measured.resident);
+fn tuning(tuning: Tuning) -> String {
     let pages = match tuning.huge_page_share {
         Some(share) => format!("{:.0} % of the memory in huge pages", share * 100.0),
         None => "huge pages: this system does not tell".to_owned(),
@@ -555,13 +626,18 @@ fn print(text: &str) -> Result<(), Error> {
         .map_err(Error::Output)
 }
 
-fn progress_bar(plan: &Plan, globals: &Globals) -> ProgressBar {
+fn progress_bar(plan: &Plan, order: Order, globals: &Globals) -> ProgressBar {
     if globals.quiet || !io::stderr().is_terminal() {
         return ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
     }
-    let style = ProgressStyle::with_template("{msg:24} {bar:40} {pos}/{len} samples, {eta} left")
-        .unwrap_or_else(|_| ProgressStyle::default_bar());
-    let bar = ProgressBar::new(plan.steps()).with_style(style);
+    let (steps, what) = match order.launches {
+        1 => (plan.steps(), "samples"),
+        launches => (launches as u64, "launches"),
+    };
+    let template = format!("{{msg:24}} {{bar:40}} {{pos}}/{{len}} {what}, {{eta}} left");
+    let style =
+        ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    let bar = ProgressBar::new(steps).with_style(style);
     bar.enable_steady_tick(Duration::from_millis(200));
     bar
 }
@@ -652,14 +728,16 @@ mod tests {
     #[test]
     fn an_interrupt_before_the_first_sample_is_not_called_a_measurement() {
         let cores = Cores::available();
-        let plan = RunArgs::main_job().plan(&globals(), &cores).unwrap();
-        let measured = Measured {
-            measurements: Vec::new(),
+        let args = RunArgs::main_job();
+        let plan = args.plan(&globals(), &cores).unwrap();
+        let outcome = Outcome {
+            results: Vec::new(),
             load: None,
-            resident: None,
+            tuning: Tuning::with_share(plan.isa, plan.prefetch, None),
+            pinned: true,
             interrupted: true,
         };
-        let text = text(&plan, &cores, &measured, true, &[]);
+        let text = text(&plan, args.order().unwrap(), &cores, &outcome);
         assert!(
             text.ends_with("Interrupted before the first sample: nothing was measured.\n"),
             "{text}"

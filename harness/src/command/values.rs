@@ -81,6 +81,22 @@ pub fn duration(flag: &'static str, word: &str) -> Result<Duration, Error> {
         })
 }
 
+/// A share in per cent: `10%` is 0.1. From 0 to 1000 %.
+///
+/// # Errors
+/// [`Error::Argument`] naming `flag`.
+pub fn percent(flag: &'static str, word: &str) -> Result<f64, Error> {
+    word.strip_suffix('%')
+        .and_then(|digits| digits.parse::<f64>().ok())
+        .filter(|percent| (0.0..=1000.0).contains(percent))
+        .map(|percent| percent / 100.0)
+        .ok_or_else(|| Error::Argument {
+            flag,
+            problem: format!("`{word}` is no share in per cent"),
+            remedy: "write a number from 0 to 1000 and %, such as 10% or 2.5%".to_owned(),
+        })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -124,6 +140,16 @@ mod tests {
         assert_eq!(time("1.5m"), Duration::from_secs(90));
         for bad in ["", "10", "s", "-1s", "0s", "1h", "2000m", "nans", "..s"] {
             assert!(duration("--duration", bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn shares_are_in_per_cent() {
+        assert_eq!(percent("--threshold", "10%").unwrap(), 0.1);
+        assert_eq!(percent("--threshold", "0%").unwrap(), 0.0);
+        for bad in ["", "%", "10", "-1%", "nan%", "inf%", "2000%", "1e4%"] {
+            let said = percent("--threshold", bad).unwrap_err().to_string();
+            assert!(said.contains(&format!("`{bad}`")), "{said}");
         }
     }
 }

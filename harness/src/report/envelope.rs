@@ -68,7 +68,11 @@ impl<C: Serialize, R: Serialize, B: Serialize> Envelope<C, R, B> {
         self.write(&mut out).map_err(Error::Output)
     }
 
-    fn write(&self, out: &mut impl Write) -> io::Result<()> {
+    /// The same into `out`.
+    ///
+    /// # Errors
+    /// What `out` says.
+    pub fn write(&self, out: &mut impl Write) -> io::Result<()> {
         serde_json::to_writer_pretty(&mut *out, self)?;
         writeln!(out)?;
         out.flush()

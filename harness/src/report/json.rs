@@ -255,8 +255,12 @@ pub struct RunResult {
     pub ns_per_op: Spread,
     /// The machine's limit for this access pattern, by the same workers in the same minutes; null: not measured.
     pub limit_ns: Option<f64>,
+    /// The limit's samples, one beside each of `ns_per_op`; null: not measured.
+    pub limit_samples_ns: Option<Vec<f64>>,
     /// `limit_ns` ÷ the median of `ns_per_op`.
     pub limit_ratio: Option<f64>,
+    /// How many of the samples each launch took, in their order; launches are processes.
+    pub samples_by_launch: Vec<usize>,
     /// Percentiles; null: not measured.
     pub latency_ns: Option<Latency>,
     /// What a latency is one of.
@@ -304,10 +308,11 @@ impl RunResult {
         let spread =
             |figure: &dyn Fn(&Sample) -> f64| Spread::of(m.samples.iter().map(figure).collect());
         let ns_per_op = spread(&|s| s.ns_per_op(case.workers));
-        let limit = m.limit.iter().map(|s| s.ns_per_op(case.workers)).collect();
+        let limit: Vec<f64> = m.limit.iter().map(|s| s.ns_per_op(case.workers)).collect();
         let is_clash = matches!(case.workload.kind, Kind::Clash(_));
         // What is beside a clash workload is no limit of an operation but a floor (`ClashFigures`).
-        let limit_ns = (!is_clash && !m.limit.is_empty()).then(|| Spread::of(limit).median);
+        let limit = (!is_clash && !limit.is_empty()).then_some(limit);
+        let limit_ns = limit.clone().map(|limit| Spread::of(limit).median);
         let offers = !matches!(case.workload.kind, Kind::LookupHit | Kind::LookupMiss);
         RunResult {
             workload: case.workload.name,
@@ -317,8 +322,11 @@ impl RunResult {
             connections: case.connections,
             fill: peer::fill(m.table, case.connections, case.table().capacity),
             l4: case.protocol.name(),
+            samples_by_launch: vec![m.samples.len()],
             ops_per_s: spread(&|s| s.operations as f64 / s.elapsed.as_secs_f64()),
             limit_ns,
+            // An interrupt may have come between a table's sample and the limit's.
+            limit_samples_ns: limit.filter(|limit| limit.len() == m.samples.len()),
             limit_ratio: limit_ns.map(|limit| limit / ns_per_op.median),
             ns_per_op,
             latency_ns: m.expiry.as_ref().map(|expiry| {

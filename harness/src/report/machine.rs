@@ -8,6 +8,7 @@ use serde::Serialize;
 use clashtrack_engine::table::lockfree::Isa;
 use clashtrack_engine::table::prefetch::Hint;
 
+use super::hardware::{Build, Hardware};
 use crate::load::Load;
 use crate::memory::Resident;
 
@@ -22,6 +23,12 @@ pub struct Machine {
     pub kernel: Option<String>,
     /// Size of an ordinary memory page.
     pub page_bytes: Option<u64>,
+    /// Processors, caches, clock.
+    #[serde(flatten)]
+    pub hardware: Hardware,
+    /// Compiler, target, linker.
+    #[serde(flatten)]
+    pub build: Build,
     /// This program's version.
     pub version: &'static str,
     /// The commit it was built from, where the build knew it; `+changes` when the sources differed.
@@ -68,6 +75,12 @@ impl Tuning {
         let share = resident
             .filter(|memory| memory.anonymous > 0)
             .map(|memory| memory.huge as f64 / memory.anonymous as f64);
+        Tuning::with_share(isa, hint, share)
+    }
+
+    /// The same where only the share of memory in huge pages is known.
+    #[must_use]
+    pub fn with_share(isa: Isa, hint: Hint, share: Option<f64>) -> Tuning {
         Tuning {
             isa: isa.resolved().name(),
             prefetch: hint.name(),
@@ -97,6 +110,8 @@ impl Machine {
             page_bytes: fs::read("/proc/self/auxv")
                 .ok()
                 .and_then(|vector| page_bytes(&vector)),
+            hardware: Hardware::here(),
+            build: Build::this(),
             version: env!("CARGO_PKG_VERSION"),
             revision: option_env!("CLASHTRACK_REVISION"),
             load: None,

@@ -4,6 +4,8 @@ mod columns;
 pub mod conntrack;
 pub mod envelope;
 pub mod grid;
+pub mod hardware;
 pub mod json;
+mod launches;
 pub mod machine;
 pub mod table;

@@ -1,0 +1,225 @@
+//! Results of one row from several launches, made one.
+//!
+//! Samples are put one behind the other, counts are added. What cannot be pooled from summaries is the worst of the
+//! launches where a bad value matters (percentiles, pauses), else their mean.
+
+use clashtrack_engine::stats::ConntrackStats;
+
+use super::json::{
+    Accounting, ClashFigures, Counters, ExpiryFigures, Latency, Maintenance, RunResult, Spread,
+    StallFigures,
+};
+use crate::workload::measure::UNSURE_BELOW;
+
+impl RunResult {
+    /// Whether both are of one workload, table, workers, batch, connections and protocol.
+    #[must_use]
+    pub fn is_same_case(&self, other: &RunResult) -> bool {
+        let case = |r: &RunResult| (r.workload, r.table, r.workers, r.batch, r.connections, r.l4);
+        case(self) == case(other)
+    }
+
+    /// One result of a row's launches, in their order; `None` of none.
+    #[must_use]
+    pub fn of_launches(launches: &[RunResult]) -> Option<RunResult> {
+        let first = launches.first()?;
+        let ns_per_op = joined(launches, |r| Some(&r.ns_per_op))?;
+        let limit = each(launches, |r| r.limit_ns).map(|limits| Spread::of(limits).median);
+        let limit_samples: Option<Vec<Vec<f64>>> = each(launches, |r| r.limit_samples_ns.clone());
+        let limit_samples_ns = limit_samples.map(|samples| samples.concat());
+        let limit_ns = match &limit_samples_ns {
+            Some(samples) => Some(Spread::of(samples.clone()).median),
+            None => limit,
+        };
+        let mut begin = 0;
+        let mut disturbed_samples = Vec::new();
+        for launch in launches {
+            disturbed_samples.extend(launch.disturbed_samples.iter().map(|n| n + begin));
+            begin += launch.ns_per_op.samples.len();
+        }
+        let mut anomalies = first.anomalies;
+        launches[1..]
+            .iter()
+            .for_each(|r| anomalies.add(r.anomalies));
+        Some(RunResult {
+            samples_by_launch: launches.iter().map(|r| r.ns_per_op.samples.len()).collect(),
+            ops_per_s: joined(launches, |r| Some(&r.ops_per_s))?,
+            limit_ratio: limit_ns.map(|limit| limit / ns_per_op.median),
+            ns_per_op,
+            limit_ns,
+            limit_samples_ns,
+            latency_ns: each(launches, |r| r.latency_ns).map(|all| Latency::worst(&all)),
+            bytes_per_connection: each(launches, |r| r.bytes_per_connection).map(|all| mean(&all)),
+            two_line_hits: each(launches, |r| r.two_line_hits).map(|all| mean(&all)),
+            recycle_stalled: launches.iter().map(|r| r.recycle_stalled).sum(),
+            counters: Counters(sum(launches.iter().map(|r| &r.counters))),
+            per_cpu: (0..first.per_cpu.len())
+                .map(|cpu| Counters(sum(launches.iter().filter_map(|r| r.per_cpu.get(cpu)))))
+                .collect(),
+            accounting: each(launches, |r| r.accounting).map(|all| Accounting::sum(&all)),
+            anomalies,
+            clash: ClashFigures::of_launches(launches),
+            maintenance: each(launches, |r| r.maintenance).map(|all| Maintenance {
+                expired: all.iter().map(|m| m.expired).sum(),
+                passes: all.iter().map(|m| m.passes).sum(),
+            }),
+            stall: each(launches, |r| r.stall).map(|all| StallFigures::of_launches(&all)),
+            expiry: each(launches, |r| r.expiry).map(|all| ExpiryFigures::of_launches(&all)),
+            disturbed_samples,
+            ..first.clone()
+        })
+    }
+}
+
+/// A figure of each launch; `None` unless all have it.
+fn each<V>(launches: &[RunResult], figure: impl Fn(&RunResult) -> Option<V>) -> Option<Vec<V>> {
+    launches.iter().map(figure).collect()
+}
+
+fn joined(
+    launches: &[RunResult],
+    spread: impl Fn(&RunResult) -> Option<&Spread>,
+) -> Option<Spread> {
+    let all: Option<Vec<&Spread>> = launches.iter().map(spread).collect();
+    let samples = all?.into_iter().flat_map(|s| s.samples.iter().copied());
+    Some(Spread::of(samples.collect()))
+}
+
+fn mean(figures: &[f64]) -> f64 {
+    figures.iter().sum::<f64>() / figures.len() as f64
+}
+
+fn sum<'a>(counters: impl Iterator<Item = &'a Counters>) -> ConntrackStats {
+    let mut total = ConntrackStats::default();
+    counters.for_each(|counters| total.add(&counters.0));
+    total
+}
+
+impl Latency {
+    /// Each percentile's worst: all launches together are not slower.
+    fn worst(all: &[Latency]) -> Latency {
+        let worst = |figure: fn(&Latency) -> u64| all.iter().map(figure).max().unwrap_or(0);
+        Latency {
+            p50: worst(|l| l.p50),
+            p99: worst(|l| l.p99),
+            p999: worst(|l| l.p999),
+            p9999: worst(|l| l.p9999),
+            max: worst(|l| l.max),
+        }
+    }
+}
+
+impl Accounting {
+    fn sum(all: &[Accounting]) -> Accounting {
+        let sum = |count: fn(&Accounting) -> u64| all.iter().map(count).sum();
+        Accounting {
+            offered: sum(|a| a.offered),
+            confirmed: sum(|a| a.confirmed),
+            resolved_same: sum(|a| a.resolved_same),
+            resolved_reply_only: sum(|a| a.resolved_reply_only),
+            dropped: sum(|a| a.dropped),
+            found_at_lookup: sum(|a| a.found_at_lookup),
+            lost: all.iter().map(|a| a.lost).sum(),
+        }
+    }
+}
+
+impl ClashFigures {
+    fn of_launches(launches: &[RunResult]) -> Option<ClashFigures> {
+        let all: Vec<ClashFigures> = each(launches, |r| r.clash.clone())?;
+        let rate = |spread: fn(&ClashFigures) -> &Spread| {
+            joined(launches, |r| r.clash.as_ref().map(spread))
+        };
+        let means = |figure: &dyn Fn(&ClashFigures) -> Option<f64>| {
+            let figures: Option<Vec<f64>> = all.iter().map(figure).collect();
+            figures.map(|figures| mean(&figures))
+        };
+        let collided_share = means(&|c| Some(c.collided_share))?;
+        Some(ClashFigures {
+            collided_share,
+            unsure: collided_share < UNSURE_BELOW,
+            resolved_per_s: rate(|c| &c.resolved_per_s)?,
+            confirmed_per_s: rate(|c| &c.confirmed_per_s)?,
+            dropped_per_s: rate(|c| &c.dropped_per_s)?,
+            floor_per_s: means(&|c| c.floor_per_s),
+            chain_longest: all.iter().filter_map(|c| c.chain_longest).max(),
+            chain_mean: means(&|c| c.chain_mean),
+        })
+    }
+}
+
+impl StallFigures {
+    fn of_launches(all: &[StallFigures]) -> StallFigures {
+        let means =
+            |figure: fn(&StallFigures) -> f64| mean(&all.iter().map(figure).collect::<Vec<_>>());
+        StallFigures {
+            suspended_s: all.iter().map(|s| s.suspended_s).sum(),
+            others_ops: all.iter().map(|s| s.others_ops).sum(),
+            longest_pause_ms: all.iter().map(|s| s.longest_pause_ms).fold(0.0, f64::max),
+            hung: all.iter().any(|s| s.hung),
+            recycle_stalled: all.iter().map(|s| s.recycle_stalled).sum(),
+            lookups_per_s: means(|s| s.lookups_per_s),
+            lookups_kept: means(|s| s.lookups_kept),
+            removals_per_s: means(|s| s.removals_per_s),
+            removals_kept: means(|s| s.removals_kept),
+        }
+    }
+}
+
+impl ExpiryFigures {
+    fn of_launches(all: &[ExpiryFigures]) -> ExpiryFigures {
+        let means =
+            |figure: fn(&ExpiryFigures) -> f64| mean(&all.iter().map(figure).collect::<Vec<_>>());
+        let worst = |figure: fn(&ExpiryFigures) -> f64| all.iter().map(figure).fold(0.0, f64::max);
+        let slowest = |figure: fn(&ExpiryFigures) -> u64| all.iter().map(figure).max().unwrap_or(0);
+        ExpiryFigures {
+            core_share: means(|e| e.core_share),
+            longest_pass_us: worst(|e| e.longest_pass_us),
+            pass_p999_us: worst(|e| e.pass_p999_us),
+            longest_pass_wall_us: worst(|e| e.longest_pass_wall_us),
+            insert_p999_ns_with: slowest(|e| e.insert_p999_ns_with),
+            insert_p999_ns_without: slowest(|e| e.insert_p999_ns_without),
+            offered_per_s: means(|e| e.offered_per_s),
+            left_over: all.iter().map(|e| e.left_over).sum(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workload::{Plan, WORKLOADS, measure};
+    use std::sync::atomic::AtomicBool;
+    use std::time::Duration;
+
+    #[test]
+    fn launches_keep_their_samples_apart_and_add_what_can_be_counted() {
+        let plan = Plan {
+            connections: vec![500],
+            duration: Some(Duration::from_millis(200)),
+            repeat: Some(2),
+            ..Plan::new(WORKLOADS, &["lockfree"])
+        };
+        let measured = measure(&plan, &AtomicBool::new(false), |_, _| ());
+        for measurement in &measured.measurements {
+            let mut one = RunResult::of(measurement);
+            one.disturbed_samples = vec![0];
+            let samples = one.ns_per_op.samples.len();
+            assert_eq!(one.samples_by_launch, [samples]);
+            let both = RunResult::of_launches(&[one.clone(), one.clone()]).expect("a result");
+            assert_eq!(both.samples_by_launch, [samples, samples]);
+            assert_eq!(both.ns_per_op.samples.len(), 2 * samples);
+            assert_eq!(both.ns_per_op.median, one.ns_per_op.median);
+            assert_eq!(both.disturbed_samples, [0, samples]);
+            assert_eq!(both.limit_ns, one.limit_ns);
+            assert_eq!(both.lost(), 0);
+            let total = |r: &RunResult| r.counters.0.named().iter().map(|(_, n)| n).sum::<u64>();
+            assert_eq!(total(&both), 2 * total(&one));
+            assert_eq!(both.per_cpu.len(), one.per_cpu.len());
+            assert_eq!(both.clash.is_some(), one.clash.is_some());
+            // A single launch is itself.
+            assert_eq!(RunResult::of_launches(&[one.clone()]), Some(one));
+        }
+        assert_eq!(RunResult::of_launches(&[]), None);
+    }
+}
