@@ -308,7 +308,7 @@ impl RunResult {
         let is_clash = matches!(case.workload.kind, Kind::Clash(_));
         // What is beside a clash workload is no limit of an operation but a floor (`ClashFigures`).
         let limit_ns = (!is_clash && !m.limit.is_empty()).then(|| Spread::of(limit).median);
-        let offers = !matches!(case.workload.kind, Kind::LookupHit | Kind::LookupMiss);
+        let offers = case.workload.kind.confirms();
         RunResult {
             workload: case.workload.name,
             table: m.table,

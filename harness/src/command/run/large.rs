@@ -130,6 +130,9 @@ fn words(plan: &Plan, sizes: &[usize], table: &str) -> Vec<String> {
     if let Some(repeat) = plan.repeat {
         add("--repeat", repeat.to_string());
     }
+    if plan.workloads.iter().any(|w| w.kind.steers()) {
+        add("--steer", plan.steer.name().to_owned());
+    }
     add("--seed", plan.seed.to_string());
     add("--prefetch", plan.prefetch.name().to_owned());
     add("--isa", plan.isa.name().to_owned());
