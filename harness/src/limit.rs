@@ -6,10 +6,10 @@
 //!
 //! | workload | a limit's operation | locked operations |
 //! |---|---|---|
-//! | `lookup-hit` | read the key, hash it; the bucket's line; the entry's line, whose number stood in the bucket | 0 |
+//! | `lookup-hit`, `zipf`, `skew`, `zones` | read the key, hash it; the bucket's line; the entry's line, whose number stood in the bucket | 0 |
 //! | the same, batch 1 | the same, and the next key's place depends on the entry's line | 0 |
 //! | `lookup-miss` | read the key, hash it; the bucket's line | 0 |
-//! | `connect` | read both keys, hash them; write the entry's line and the tracker's (TCP), claim a slot and move the header in two buckets, publish the entry | 5, TCP 6 |
+//! | `connect`, `hash-flood` | read both keys, hash them; write the entry's line and the tracker's (TCP), claim a slot and move the header in two buckets, publish the entry | 5, TCP 6 |
 //! | `churn` | end the entry whose place is taken over: its line, its two buckets; then as `connect` | 8, TCP 9 |
 //!
 //! The clash workloads' is the [floor](crate::floor).
@@ -67,11 +67,12 @@ const TRIES: usize = 4;
 #[must_use]
 pub fn contender(case: &Case, traffic: &Arc<Traffic>) -> Option<Box<dyn Contender>> {
     match case.workload.kind {
-        Kind::LookupHit | Kind::LookupMiss | Kind::Connect | Kind::Churn => {
+        Kind::Connect | Kind::HashFlood | Kind::Churn => {
             Some(Box::new(Limit::new(case, Arc::clone(traffic))))
         }
+        lookups if lookups.looks_up() => Some(Box::new(Limit::new(case, Arc::clone(traffic)))),
         Kind::Clash(clash) => Some(Box::new(Floor::new(case.race(clash)))),
-        Kind::Expire | Kind::Stall => None,
+        _ => None,
     }
 }
 
@@ -110,8 +111,8 @@ impl Limit {
         let table = case.table();
         let layout = Layout::for_capacity(table.capacity);
         let operations = match case.workload.kind {
-            Kind::Connect | Kind::Churn => case.connections,
-            _ => traffic.keys.len(),
+            lookups if lookups.looks_up() => traffic.keys.len(),
+            _ => case.connections,
         };
         let mut limit = Limit {
             hash_key: table.hash_key,
@@ -197,7 +198,7 @@ impl Limit {
         stop: impl Fn() -> bool,
     ) -> (u64, u64) {
         let whole = match self.case.workload.kind {
-            Kind::LookupHit | Kind::LookupMiss => 0..self.traffic.keys.len(),
+            lookups if lookups.looks_up() => 0..self.traffic.keys.len(),
             _ => self.case.share(worker, self.case.connections),
         };
         // Serial operations are looked after in stretches.
@@ -209,16 +210,20 @@ impl Limit {
             }
             let part = *place..(*place + stretch).min(whole.end);
             *place = part.end;
-            if matches!(self.case.workload.kind, Kind::LookupHit | Kind::LookupMiss) {
+            if self.case.workload.kind.looks_up() {
                 let next = part.end..(part.end + stretch).min(whole.end);
                 prefetch_keys(way.hint, &self.traffic.keys[next]);
             }
             done += part.len();
             let read = match self.case.workload.kind {
-                Kind::LookupHit if way.depth == 1 => self.serial(&self.traffic.keys[part], true),
-                Kind::LookupMiss if way.depth == 1 => self.serial(&self.traffic.keys[part], false),
-                Kind::LookupHit => self.look_up(&self.traffic.keys[part], way.hint, true),
-                Kind::LookupMiss => self.look_up(&self.traffic.keys[part], way.hint, false),
+                lookups if lookups.looks_up() => {
+                    let keys = &self.traffic.keys[part];
+                    if way.depth == 1 {
+                        self.serial(keys, lookups.finds())
+                    } else {
+                        self.look_up(keys, way.hint, lookups.finds())
+                    }
+                }
                 _ if way.depth == 1 => part.map(|at| self.connect(at..at + 1, Hint::None)).sum(),
                 _ => self.connect(part, way.hint),
             };
@@ -373,7 +378,9 @@ impl Contender for Limit {
         let this = &*self;
         let run = run_crew(&mut places, cores, interrupted, |worker, place, crew| {
             let wanted = match this.case.workload.kind {
-                Kind::Connect => this.case.share(worker, this.case.connections).len(),
+                Kind::Connect | Kind::HashFlood => {
+                    this.case.share(worker, this.case.connections).len()
+                }
                 Kind::Churn => ROUND_OPERATIONS,
                 _ => ROUND_LOOKUPS,
             };

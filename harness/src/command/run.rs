@@ -30,6 +30,7 @@ use crate::report::machine::{Machine, Tuning};
 use crate::report::table;
 use crate::workload::flows::FLOWS_MAX;
 use crate::workload::measure::TOGETHER_MAX;
+use crate::workload::steer::Steer;
 use crate::workload::worker::Cores;
 use crate::workload::{self, Case, Kind, MAIN_JOB, Measured, Plan, WORKLOADS, answers};
 
@@ -41,7 +42,10 @@ Defaults:
   workload                 batch  connections  workers        a sample
   clash, clash-nat, -tcp      32  64k a round  all cores, >1  500ms
   lookup-hit, lookup-miss     64  1M           all cores      500ms
-  connect, churn              32  1M           all cores      500ms
+  zipf, skew, zones           64  1M           all cores      500ms
+  elephant                    64  1            all cores      500ms
+  connect, churn, mixed       32  1M           all cores      500ms
+  syn-flood, hash-flood       32  1M           all cores      500ms
   expire                      32  1M           all but one    30s a 1M, once: all expire within it
   stall                       32  1M           all cores, >1  2s, once
 Hash key, page placement and code layout are drawn once a process: --launches 5 repeats all of it in fresh processes.
@@ -109,6 +113,9 @@ pub struct RunArgs {
     /// How tables ask for memory ahead: t0, t1, nta, w, none; auto measures which is best here
     #[arg(long, value_name = "HINT", default_value = "auto")]
     pub prefetch: String,
+    /// How packets are spread over workers, where that matters (`skew`): rss, hash or random [default: rss]
+    #[arg(long, value_name = "HOW")]
+    pub steer: Option<String>,
     /// For `churn` alone, in a process of its own: print the growth of memory a connection
     #[arg(long, hide = true)]
     pub memory_only: bool,
@@ -129,6 +136,7 @@ impl RunArgs {
             launches: "1".to_owned(),
             isa: "auto".to_owned(),
             prefetch: "auto".to_owned(),
+            steer: None,
             memory_only: false,
         }
     }
@@ -189,8 +197,12 @@ impl RunArgs {
             cores: cores.count(),
             prefetch: Hint::default(),
             isa: known_isa(&self.isa)?,
+            steer: known_steer(self.steer.as_deref())?,
         };
         check_workers(&plan)?;
+        if self.steer.is_some() {
+            check_steer(&plan)?;
+        }
         if plan.tables.is_empty() {
             let large = plan
                 .cases()
@@ -263,6 +275,28 @@ fn known_isa(name: &str) -> Result<Isa, Error> {
         flag: "--isa",
         problem: format!("this processor has no {name}"),
         remedy: "write scalar or auto".to_owned(),
+    })
+}
+
+/// The way of steering of that name.
+fn known_steer(name: Option<&str>) -> Result<Steer, Error> {
+    let Some(name) = name else {
+        return Ok(Steer::default());
+    };
+    let steer = Steer::ALL.into_iter().find(|steer| steer.name() == name);
+    let names = Steer::ALL.into_iter().map(Steer::name);
+    steer.ok_or_else(|| unknown("--steer", "way of steering", name, names))
+}
+
+/// Who asks for a way of steering where nobody steers expects something that will not be.
+fn check_steer(plan: &Plan) -> Result<(), Error> {
+    if plan.workloads.iter().any(|w| w.kind.steers()) {
+        return Ok(());
+    }
+    Err(Error::Argument {
+        flag: "--steer",
+        problem: "none of these workloads steers packets to workers".to_owned(),
+        remedy: "add `skew`, or leave the flag out".to_owned(),
     })
 }
 
@@ -440,7 +474,7 @@ fn carry_out(
     match globals.format {
         Format::Json => envelope(plan, order, cores, &outcome)?,
         Format::Csv | Format::Markdown => {
-            print(&table::one_grid(&outcome.results, globals.format))?
+            print(&table::one_grid(&outcome.results, globals.format))?;
         }
         Format::Table => print(&text(plan, order, cores, &outcome))?,
     }

@@ -313,7 +313,7 @@ impl RunResult {
         // What is beside a clash workload is no limit of an operation but a floor (`ClashFigures`).
         let limit = (!is_clash && !limit.is_empty()).then_some(limit);
         let limit_ns = limit.clone().map(|limit| Spread::of(limit).median);
-        let offers = !matches!(case.workload.kind, Kind::LookupHit | Kind::LookupMiss);
+        let offers = case.workload.kind.confirms();
         RunResult {
             workload: case.workload.name,
             table: m.table,

@@ -288,6 +288,7 @@ mod tests {
             seed: 1,
             prefetch: Hint::default(),
             isa: clashtrack_engine::table::lockfree::Isa::default(),
+            steer: crate::workload::steer::Steer::default(),
         };
         let tally = Tally {
             offered,

@@ -10,7 +10,9 @@ use clashtrack_engine::table::prefetch::Hint;
 use clashtrack_engine::tuple::Protocol;
 
 use super::clash::ClashWorkload;
+use super::mixed;
 use super::race::RaceConfig;
+use super::steer::Steer;
 use super::worker::Cores;
 
 /// A workload: a question, and how it is asked.
@@ -41,14 +43,56 @@ pub enum Kind {
     Expire,
     /// A worker is suspended inside confirm.
     Stall,
+    /// Lookups by Zipf's law.
+    Zipf,
+    /// Hits, new connections and ends in one.
+    Mixed,
+    /// All workers have packets of one connection.
+    Elephant,
+    /// RSS sends every key to one worker.
+    Skew,
+    /// Lookups among equal tuples of several zones.
+    Zones,
+    /// New connections into a full table.
+    SynFlood,
+    /// New connections whose keys share buckets of an unkeyed hash.
+    HashFlood,
 }
 
 impl Kind {
+    /// An operation is a lookup, and nothing changes.
+    #[must_use]
+    pub fn looks_up(self) -> bool {
+        self.finds() || self == Kind::LookupMiss
+    }
+
+    /// An operation is a lookup that finds a connection.
+    #[must_use]
+    pub fn finds(self) -> bool {
+        matches!(
+            self,
+            Kind::LookupHit | Kind::Zipf | Kind::Skew | Kind::Zones
+        )
+    }
+
+    /// Connections are offered, and the books tell what became of them.
+    #[must_use]
+    pub fn confirms(self) -> bool {
+        !self.looks_up() && self != Kind::Elephant
+    }
+
+    /// Workers are chosen by packet: `--steer` means something.
+    #[must_use]
+    pub fn steers(self) -> bool {
+        self == Kind::Skew
+    }
+
     /// Keys looked up, or connections confirmed, together.
     #[must_use]
     pub fn default_batch(self) -> usize {
         match self {
-            Kind::LookupHit | Kind::LookupMiss => 64,
+            Kind::Elephant => 64,
+            lookups if lookups.looks_up() => 64,
             _ => 32,
         }
     }
@@ -58,6 +102,7 @@ impl Kind {
     pub fn default_connections(self) -> usize {
         match self {
             Kind::Clash(_) => 64_000,
+            Kind::Elephant => 1,
             _ => 1_000_000,
         }
     }
@@ -127,6 +172,8 @@ pub struct Plan {
     pub prefetch: Hint,
     /// The instructions that tables with vector code use.
     pub isa: Isa,
+    /// How packets are spread over workers, where they are.
+    pub steer: Steer,
 }
 
 /// A sample of `expire` is no shorter, unless that is asked for.
@@ -152,6 +199,7 @@ impl Plan {
             cores: Cores::available().count(),
             prefetch: Hint::default(),
             isa: Isa::default(),
+            steer: Steer::default(),
         }
     }
 
@@ -189,6 +237,7 @@ impl Plan {
                                 seed: self.seed,
                                 prefetch: self.prefetch,
                                 isa: self.isa,
+                                steer: self.steer,
                             });
                         }
                     }
@@ -229,6 +278,8 @@ pub struct Case {
     pub prefetch: Hint,
     /// The instructions that tables with vector code use.
     pub isa: Isa,
+    /// How packets are spread over workers, where they are.
+    pub steer: Steer,
 }
 
 /// Entries that a worker may keep in its own free list, with some to spare.
@@ -276,7 +327,12 @@ impl Case {
             return self.race(workload).table();
         }
         let mut rng = WorkerRng::new(self.seed, usize::MAX);
-        let hands = (self.workers + 2) * (BATCHES_IN_HAND * self.batch + ENTRIES_AT_HAND);
+        let made_in_a_round = match self.workload.kind {
+            Kind::Mixed => self.workers * mixed::newcomers(self.batch),
+            _ => 0,
+        };
+        let hands =
+            (self.workers + 2) * (BATCHES_IN_HAND * self.batch + ENTRIES_AT_HAND) + made_in_a_round;
         let hash_key = HashKey(rng.next_u64(), rng.next_u64());
         TableConfig {
             workers: self.workers,

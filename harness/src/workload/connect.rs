@@ -74,6 +74,8 @@ impl<T: FlowTable<KeyV4>> ConnectContender<T> {
 }
 
 impl<T: FlowTable<KeyV4>> Contender for ConnectContender<T> {
+    /// # Panics
+    /// If a connection of [`hash-flood`](super::hash_flood) is refused.
     fn round(&mut self, cores: &Cores, interrupted: &AtomicBool) -> Round {
         let (table, case) = (&self.table, &self.case);
         let residents = self.traffic.residents.as_slice();
@@ -95,6 +97,14 @@ impl<T: FlowTable<KeyV4>> Contender for ConnectContender<T> {
             round.tally.add(&hand.take_tally(table));
         }
         round.operations = round.tally.offered;
+        if case.workload.kind == Kind::HashFlood {
+            assert_eq!(
+                round.tally.dropped,
+                0,
+                "{}: keys that were built against an unkeyed hash were refused",
+                T::NAME
+            );
+        }
         if !self.checked {
             round.anomalies = anomaly::check_connections(table, &mut self.checker, NOW);
             self.checked = true;

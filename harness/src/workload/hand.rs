@@ -10,6 +10,7 @@ use clashtrack_engine::table::{ClashPolicy, Confirmed, FlowTable};
 use clashtrack_engine::time::{Nanos, SECOND};
 use clashtrack_engine::tuple::Protocol;
 
+use super::case::Case;
 use super::flows::Pair;
 use super::tally::Tally;
 
@@ -26,6 +27,37 @@ pub(super) const CONNECTED: Status = NAT.union(Status::CONFIRMED);
 const SYN_SENT: u8 = 1;
 /// Window tracking of a first SYN, in the shape that matters here: seven words written.
 const FIRST_WINDOW: TrackerWords = [1, 1, 1, 65_535, 0, 0, 0];
+
+/// Fills a table with connections, before anything is timed. `kept` is told which connection has which entry.
+///
+/// # Panics
+/// If the table has no room for the connections that it was made for.
+pub(super) fn filled<T: FlowTable<KeyV4>>(
+    table: &T,
+    case: &Case,
+    pairs: &[Pair],
+    mut kept: impl FnMut(usize, EntryId),
+) {
+    let mut filler = Hand::new(
+        table.worker(),
+        usize::MAX,
+        case.seed,
+        case.protocol,
+        case.batch,
+    );
+    for (number, batch) in pairs.chunks(case.batch).enumerate() {
+        let first = number * case.batch;
+        filler.connect(table, batch, NOW, |_| LONG, |at, id| kept(first + at, id));
+    }
+    let confirmed = filler.take_tally(table).confirmed;
+    assert_eq!(
+        confirmed,
+        pairs.len() as u64,
+        "{} has no room for the connections that it was made for",
+        T::NAME
+    );
+    table.leave(&mut filler.worker);
+}
 
 /// A worker's own things.
 #[derive(Debug)]

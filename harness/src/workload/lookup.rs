@@ -13,12 +13,13 @@ use clashtrack_engine::table::FlowTable;
 use clashtrack_engine::table::key::KeyV4;
 use clashtrack_engine::table::prefetch::{Hint, prefetch};
 
-use super::anomaly::Anomalies;
+use super::anomaly::{self, Anomalies};
 use super::case::{Case, Kind};
-use super::hand::{CONNECTED, Hand, LONG, NOW};
+use super::hand::{CONNECTED, Hand, NOW, filled};
 use super::measure::{Contender, Round};
 use super::traffic::Traffic;
 use super::worker::{Cores, Crew, run_crew};
+use super::zones;
 
 /// Lookups of a worker in a round: some ten milliseconds, far more than starting together costs.
 pub const ROUND_LOOKUPS: usize = 1 << 18;
@@ -32,6 +33,10 @@ pub struct LookupContender<T: FlowTable<KeyV4>> {
     /// Whether the keys are there.
     hits: bool,
     hands: Vec<CachePadded<Looker<T::Worker>>>,
+    /// For what happens at rest.
+    checker: T::Worker,
+    /// Connections of one zone must not be taken for another's: looked at once.
+    checks_zones: bool,
     marker: PhantomData<T>,
 }
 
@@ -60,29 +65,24 @@ impl<T: FlowTable<KeyV4>> LookupContender<T> {
     #[must_use]
     pub fn new(case: &Case, traffic: Arc<Traffic>) -> LookupContender<T> {
         let table = T::new(&case.table());
-        let mut filler = Hand::new(
-            table.worker(),
-            usize::MAX,
-            case.seed,
-            case.protocol,
-            case.batch,
-        );
-        for batch in traffic.residents.chunks(case.batch) {
-            filler.connect(&table, batch, NOW, |_| LONG, |_, _| ());
-        }
-        table.leave(&mut filler.worker);
+        filled(&table, case, &traffic.residents, |_, _| ());
         let looker = |number| {
             CachePadded::new(Looker {
                 hand: Hand::new(table.worker(), number, case.seed, case.protocol, case.batch),
-                next: case.share(number, traffic.keys.len()).start,
+                next: match traffic.steered.as_slice() {
+                    [] => case.share(number, traffic.keys.len()).start,
+                    _ => 0,
+                },
                 found: vec![None; case.batch],
                 hint: case.prefetch,
             })
         };
         LookupContender {
             hands: (0..case.workers).map(looker).collect(),
+            checker: table.worker(),
+            checks_zones: case.workload.kind == Kind::Zones,
             batch: case.batch,
-            hits: case.workload.kind == Kind::LookupHit,
+            hits: case.workload.kind != Kind::LookupMiss,
             table,
             traffic,
             marker: PhantomData,
@@ -90,23 +90,51 @@ impl<T: FlowTable<KeyV4>> LookupContender<T> {
     }
 }
 
+impl<T: FlowTable<KeyV4>> LookupContender<T> {
+    /// # Panics
+    /// If the table finds a connection in a zone that has none.
+    fn check_zones(&mut self) -> Anomalies {
+        for key in self.traffic.residents.iter().flat_map(zones::in_nobodys) {
+            let found = self.table.status(&mut self.checker, &key, NOW);
+            assert_eq!(
+                found,
+                None,
+                "{}: found in a zone without connections",
+                T::NAME
+            );
+        }
+        anomaly::check_connections(&self.table, &mut self.checker, NOW)
+    }
+}
+
 impl<T: FlowTable<KeyV4>> Contender for LookupContender<T> {
     /// # Panics
     /// If the table finds a key that was never inserted, or a connection with another status than it was given.
     fn round(&mut self, cores: &Cores, interrupted: &AtomicBool) -> Round {
-        let (table, keys, batch) = (&self.table, &self.traffic.keys, self.batch);
-        let run = run_crew(&mut self.hands, cores, interrupted, |_, looker, crew| {
-            if batch == 1 {
-                looker.one_by_one(table, keys, crew)
-            } else {
-                looker.in_batches(table, keys, batch, crew)
-            }
-        });
+        let (table, traffic, batch) = (&self.table, &*self.traffic, self.batch);
+        let run = run_crew(
+            &mut self.hands,
+            cores,
+            interrupted,
+            |number, looker, crew| {
+                let keys = traffic.keys_of(number);
+                let wanted = traffic.part_of(number, ROUND_LOOKUPS as u64);
+                if batch == 1 {
+                    looker.one_by_one(table, keys, wanted, crew)
+                } else {
+                    looker.in_batches(table, keys, batch, wanted, crew)
+                }
+            },
+        );
         let mut round = Round {
             elapsed: run.elapsed,
             pinned: run.pinned,
             ..Round::default()
         };
+        if std::mem::take(&mut self.checks_zones) {
+            round.anomalies = self.check_zones();
+        }
+        let table = &self.table;
         for (seen, looker) in run.results.into_iter().zip(&mut self.hands) {
             looker.hand.take_tally(table);
             round.operations += seen.lookups;
@@ -160,10 +188,11 @@ impl<W> Looker<W> {
         table: &T,
         keys: &[KeyV4],
         batch: usize,
+        wanted: u64,
         crew: &Crew<'_>,
     ) -> Seen {
         let mut seen = Seen::default();
-        while seen.lookups < ROUND_LOOKUPS as u64 && !crew.should_stop() {
+        while seen.lookups < wanted && !crew.should_stop() {
             let end = (self.next + batch).min(keys.len());
             let asked = &keys[self.next..end];
             self.next = if end == keys.len() { 0 } else { end };
@@ -190,6 +219,7 @@ impl<W> Looker<W> {
         &mut self,
         table: &T,
         keys: &[KeyV4],
+        wanted: u64,
         crew: &Crew<'_>,
     ) -> Seen {
         /// Looks at the stop flag once in so many lookups.
@@ -198,7 +228,7 @@ impl<W> Looker<W> {
         // before the place of the next key is known.
         let never = black_box(0usize);
         let mut seen = Seen::default();
-        while seen.lookups < ROUND_LOOKUPS as u64 && !crew.should_stop() {
+        while seen.lookups < wanted && !crew.should_stop() {
             let end = (self.next + STRETCH).min(keys.len());
             let mut waits_for = 0;
             for at in self.next..end {

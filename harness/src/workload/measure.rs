@@ -22,10 +22,13 @@ use super::answers::{self, OtherAnswer};
 use super::case::{Case, Kind, Plan};
 use super::churn::ChurnContender;
 use super::connect::ConnectContender;
+use super::elephant::ElephantContender;
 use super::expire::{ExpireContender, Expiry};
 use super::lookup::LookupContender;
+use super::mixed::MixedContender;
 use super::race::TableRace;
 use super::stall::{Stall, StallContender};
+use super::syn_flood::SynFloodContender;
 use super::tally::Tally;
 use super::traffic::Traffic;
 use super::worker::Cores;
@@ -374,10 +377,13 @@ impl TableVisitor for Enter<'_> {
         let traffic = Arc::clone(traffic);
         match case.workload.kind {
             Kind::Clash(clash) => Box::new(TableRace::<T>::new(case.race(clash))),
-            Kind::LookupHit | Kind::LookupMiss => {
+            Kind::LookupHit | Kind::LookupMiss | Kind::Zipf | Kind::Skew | Kind::Zones => {
                 Box::new(LookupContender::<T>::new(case, traffic))
             }
-            Kind::Connect => Box::new(ConnectContender::<T>::new(case, traffic)),
+            Kind::Mixed => Box::new(MixedContender::<T>::new(case, traffic)),
+            Kind::Elephant => Box::new(ElephantContender::<T>::new(case, &traffic)),
+            Kind::SynFlood => Box::new(SynFloodContender::<T>::new(case, traffic)),
+            Kind::Connect | Kind::HashFlood => Box::new(ConnectContender::<T>::new(case, traffic)),
             Kind::Churn => Box::new(ChurnContender::<T>::new(case, traffic)),
             Kind::Expire => Box::new(ExpireContender::<T>::new(case, traffic)),
             Kind::Stall => Box::new(StallContender::<T>::new(case, traffic)),

@@ -6,7 +6,7 @@
 //! answers   before anything is timed: all tables give the same answers
 //! measure   tables and the machine's limit take turns                           worker, crate::limit
 //! race      clash, clash-nat, clash-tcp                                         sweep, tally, anomaly, crate::floor
-//! lookup    lookup-hit, lookup-miss
+//! lookup    lookup-hit, lookup-miss, zipf, skew, zones                           steer
 //! hand      how a worker connects and expires in connect, churn, expire, stall
 //! ```
 //! Each workload has a file that says what it asks, its model of traffic, and what it does not measure.
@@ -19,19 +19,27 @@ pub mod clash;
 pub mod clash_nat;
 pub mod clash_tcp;
 pub mod connect;
+pub mod elephant;
 pub mod expire;
 pub mod flows;
 mod hand;
+pub mod hash_flood;
 pub mod lookup;
 pub mod lookup_hit;
 pub mod lookup_miss;
 pub mod measure;
+pub mod mixed;
 pub mod race;
+pub mod skew;
 pub mod stall;
+pub mod steer;
 pub(crate) mod sweep;
+pub mod syn_flood;
 pub mod tally;
 pub mod traffic;
 pub mod worker;
+pub mod zipf;
+pub mod zones;
 
 pub use case::{Case, Kind, Plan, Workload};
 pub use measure::{Measured, Measurement, Sample, measure, run_on};
@@ -47,6 +55,13 @@ pub const WORKLOADS: &[Workload] = &[
     churn::WORKLOAD,
     expire::WORKLOAD,
     stall::WORKLOAD,
+    zipf::WORKLOAD,
+    mixed::WORKLOAD,
+    elephant::WORKLOAD,
+    skew::WORKLOAD,
+    zones::WORKLOAD,
+    syn_flood::WORKLOAD,
+    hash_flood::WORKLOAD,
 ];
 
 /// The workloads of the main job: the races.

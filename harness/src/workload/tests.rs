@@ -23,6 +23,7 @@ fn plan(workloads: &[Workload]) -> Plan {
         cores: 2,
         prefetch: Hint::default(),
         isa: clashtrack_engine::table::lockfree::Isa::default(),
+        steer: steer::Steer::default(),
     }
 }
 
@@ -91,6 +92,79 @@ fn connections_are_all_confirmed_in_an_empty_table_and_in_one_that_turns_over() 
         assert_eq!(tally.offered, tally.confirmed, "{measurement:?}");
         assert!(!measurement.anomalies.any(), "{measurement:?}");
         assert_eq!(measurement.limit.len(), 1);
+    }
+}
+
+/// Each is its own judge: a table that gives another answer panics, or has anomalies.
+#[test]
+fn every_workload_gives_right_answers_and_balanced_books_on_tables_of_both_kinds() {
+    for &workload in WORKLOADS {
+        if matches!(workload.kind, Kind::Stall | Kind::Expire) {
+            // These take their time, and have tests of their own.
+            continue;
+        }
+        let plan = Plan {
+            tables: vec!["lockfree", "dashmap"],
+            connections: vec![2000],
+            repeat: Some(1),
+            ..plan(&[workload])
+        };
+        for measurement in measured(&plan) {
+            let (name, tally) = (workload.name, measurement.tally);
+            assert!(measurement.samples[0].operations > 0, "{name}");
+            assert_eq!(measurement.per_cpu.len(), 2, "{name}");
+            assert_eq!(tally.lost(), 0, "{name}: {tally:?}");
+            assert_eq!(workload.kind.confirms(), tally.offered > 0, "{name}");
+            // Two inserts are no atomic step: a race may see one of them.
+            let atomic = measurement.table == "lockfree";
+            assert!(!atomic || !measurement.anomalies.any(), "{measurement:?}");
+        }
+    }
+}
+
+#[test]
+fn skew_keeps_one_worker_busy_and_steering_by_hash_all_of_them() {
+    for (steer, idle) in [(steer::Steer::Rss, 1), (steer::Steer::Hash, 0)] {
+        let case = Case {
+            steer,
+            ..plan(&[skew::WORKLOAD]).cases()[0]
+        };
+        let traffic = traffic::Traffic::of(&case);
+        let parts = [0, 1].map(|worker| traffic.part_of(worker, 1000));
+        assert_eq!(parts.iter().filter(|&&part| part == 0).count(), idle);
+        assert!(
+            (2000..2002).contains(&parts.iter().sum::<u64>()),
+            "{parts:?}"
+        );
+    }
+}
+
+#[test]
+fn a_syn_flood_evicts_somebody_for_each_newcomer_or_drops_it() {
+    for measurement in measured(&Plan {
+        repeat: Some(1),
+        ..plan(&[syn_flood::WORKLOAD])
+    }) {
+        let evicted: u64 = measurement.per_cpu.iter().map(|cpu| cpu.early_drop).sum();
+        let tally = measurement.tally;
+        assert!(tally.confirmed > 0, "{measurement:?}");
+        // What one round frees the next may use.
+        assert!(evicted + 1000 > tally.confirmed, "{evicted} {tally:?}");
+    }
+}
+
+#[test]
+fn a_mixture_is_ninety_hits_nine_connections_and_one_end_in_a_hundred() {
+    for measurement in measured(&Plan {
+        tables: vec!["lockfree"],
+        repeat: Some(1),
+        ..plan(&[mixed::WORKLOAD])
+    }) {
+        let (operations, made) = (measurement.samples[0].operations, measurement.tally.offered);
+        assert_eq!(made % mixed::newcomers(16) as u64, 0);
+        // The last lookups of a sweep are a shorter batch.
+        let share = made as f64 / operations as f64;
+        assert!((0.09..0.095).contains(&share), "{share}");
     }
 }
 
