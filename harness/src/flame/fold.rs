@@ -55,9 +55,12 @@ pub fn fold(script: &str, names: &mut Names) -> Folded {
     folded
 }
 
-/// What every worker's stack begins with says nothing: it begins with the crew's closure, if that is there.
+/// What every worker's stack begins with, a thread's start, says nothing: it begins with the crew's closure, if that
+/// is there.
 fn without_thread_start(stack: &[String]) -> &[String] {
-    let crew = stack.iter().position(|name| name.contains("run_crew"));
+    let crew = stack
+        .iter()
+        .position(|name| name.contains("workload::worker::"));
     &stack[crew.unwrap_or(0)..]
 }
 
@@ -120,7 +123,7 @@ mod tests {
     #[test]
     fn a_stack_begins_with_the_crew() {
         let stack =
-            ["clone3", "call_once", "worker::run_crew::{{closure}}", "go"].map(str::to_owned);
+            ["clone3", "call_once", "workload::worker::{closure#0}", "go"].map(str::to_owned);
         assert_eq!(without_thread_start(&stack), &stack[2..]);
         assert_eq!(without_thread_start(&stack[..2]), &stack[..2]);
     }
