@@ -3,11 +3,15 @@
 
 use clashtrack_benches::nat_choice::OPERATIONS;
 use clashtrack_benches::operation::{bench_room, settings};
-use criterion::{criterion_group, criterion_main};
+use criterion::{Criterion, criterion_group, criterion_main};
+
+fn benches(criterion: &mut Criterion) {
+    bench_room(criterion, OPERATIONS);
+}
 
 criterion_group! {
     name = room;
     config = settings();
-    targets = |criterion| bench_room(criterion, OPERATIONS)
+    targets = benches
 }
 criterion_main!(room);
