@@ -40,7 +40,7 @@ use self::resample::{Draws, Side};
 /// Standard deviation of the logarithm of a launch's relative figure, assumed where a file shows too few launches.
 ///
 /// Seen over eight launches of `lookup-hit` and `connect` on `lockfree` and `dashmap`, five samples of 100 ms each, on two
-/// virtual cores of which others used 69 %: 7 to 17 % relative to the limit (13 to 28 % in absolute time), 12 % in the mean
+/// virtual cores of which others used 67 to 80 %: 7 to 17 % relative to the limit (13 to 28 % in absolute time), 12 % in the mean
 /// square. A quiet machine differs less: there, several launches show it. The assumption counts as much as
 /// [`LAUNCH_SD_DEGREES`] degrees of freedom beside those that a file has.
 pub const LAUNCH_SD: f64 = 0.12;

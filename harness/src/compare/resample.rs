@@ -168,7 +168,7 @@ mod tests {
         let many = (0..40)
             .map(|n| vec![0.01 * f64::from(n % 2 * 2 - 1); 5])
             .collect();
-        assert!(Side::new(many, 0.0).added_sd < 0.005);
+        assert!(Side::new(many, 0.0).added_sd < LAUNCH_SD / 10.0);
         let drifting = Side::new(vec![vec![0.0; 5]], 0.1);
         assert!(drifting.added_sd > 0.1);
     }

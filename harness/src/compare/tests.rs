@@ -176,6 +176,6 @@ fn many_rows_do_not_multiply_false_alarms() {
         launches: 2,
         ..WORLD
     };
-    let share = world.share(Verdict::Worse, 1.0, 0.0, 60);
+    let share = world.share(Verdict::Worse, 1.0, 0.0, 30);
     assert!(share <= 0.05, "{share}");
 }
