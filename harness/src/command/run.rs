@@ -41,11 +41,14 @@ Tables take turns within every sample, and the machine's own limit takes its tur
 Defaults:
   workload                 batch  connections  workers        a sample
   clash, clash-nat, -tcp      32  64k a round  all cores, >1  500ms
+  clash-port, dns-pair        32  64k a round  all cores, >1  500ms
   lookup-hit, lookup-miss     64  1M           all cores      500ms
   zipf, skew, zones           64  1M           all cores      500ms
   elephant                    64  1            all cores      500ms
   connect, churn, mixed       32  1M           all cores      500ms
   syn-flood, hash-flood       32  1M           all cores      500ms
+  packets                     64  1M           all cores      500ms
+  new-flows, exhaust          32  1M           all cores      500ms
   expire                      32  1M           all but one    30s a 1M, once: all expire within it
   stall                       32  1M           all cores, >1  2s, once
 Hash key, page placement and code layout are drawn once a process: --launches 5 repeats all of it in fresh processes.
@@ -343,8 +346,8 @@ fn check_memory(plan: &Plan) -> Result<(), Error> {
         };
         // Every worker of a race may have an entry of each flow. The limit is as large as a table.
         let (entries, tables) = match case.workload.kind {
-            Kind::Clash(_) => (case.connections * case.workers, together),
-            _ => (case.connections, together + 1),
+            Kind::Clash(_) => (case.entries(), together),
+            _ => (case.entries(), together + 1),
         };
         let traffic = case.connections.saturating_mul(TRAFFIC_BYTES);
         let needed = entries

@@ -57,6 +57,14 @@ pub enum Kind {
     SynFlood,
     /// New connections whose keys share buckets of an unkeyed hash.
     HashFlood,
+    /// First packets where nearly all ports are taken.
+    Exhaust,
+    /// Workers confirm different flows with one reply key.
+    ClashPort,
+    /// Packets of established connections through an engine.
+    Packets,
+    /// First packets through an engine.
+    NewFlows,
 }
 
 impl Kind {
@@ -78,7 +86,7 @@ impl Kind {
     /// Connections are offered, and the books tell what became of them.
     #[must_use]
     pub fn confirms(self) -> bool {
-        !self.looks_up() && self != Kind::Elephant
+        !self.looks_up() && !matches!(self, Kind::Elephant | Kind::Packets)
     }
 
     /// Workers are chosen by packet: `--steer` means something.
@@ -91,7 +99,7 @@ impl Kind {
     #[must_use]
     pub fn default_batch(self) -> usize {
         match self {
-            Kind::Elephant => 64,
+            Kind::Elephant | Kind::Packets => 64,
             lookups if lookups.looks_up() => 64,
             _ => 32,
         }
@@ -101,7 +109,7 @@ impl Kind {
     #[must_use]
     pub fn default_connections(self) -> usize {
         match self {
-            Kind::Clash(_) => 64_000,
+            Kind::Clash(_) | Kind::ClashPort => 64_000,
             Kind::Elephant => 1,
             _ => 1_000_000,
         }
@@ -111,7 +119,7 @@ impl Kind {
     #[must_use]
     pub fn default_workers(self, cores: usize) -> usize {
         match self {
-            Kind::Clash(_) | Kind::Stall => cores.max(2),
+            Kind::Clash(_) | Kind::ClashPort | Kind::Stall => cores.max(2),
             Kind::Expire => (cores - 1).max(1),
             _ => cores,
         }
@@ -320,6 +328,15 @@ impl Case {
         }
     }
 
+    /// Connections that the table may have at one time: in a race each worker may have one of each flow.
+    #[must_use]
+    pub fn entries(&self) -> usize {
+        match self.workload.kind {
+            Kind::Clash(_) | Kind::ClashPort => self.connections * self.workers,
+            _ => self.connections,
+        }
+    }
+
     /// How the table is made: room for the connections and for what the workers have in hand.
     #[must_use]
     pub fn table(&self) -> TableConfig {
@@ -338,7 +355,7 @@ impl Case {
             workers: self.workers,
             prefetch: self.prefetch,
             isa: self.isa,
-            ..TableConfig::new(self.connections + hands, hash_key)
+            ..TableConfig::new(self.entries() + hands, hash_key)
         }
     }
 

@@ -1,6 +1,6 @@
 //! `clash`: UDP without NAT. The loser's keys are the winner's, so its packet is merged.
 //!
-//! What the three clash workloads have in common is described here by [`ClashWorkload`]; how they are
+//! What the clash workloads have in common is described here by [`ClashWorkload`]; how they are
 //! raced is in [`race`](super::race).
 
 use clashtrack_engine::status::Status;
@@ -19,25 +19,28 @@ pub struct ClashWorkload {
     /// Timeout of a connection that has seen one packet.
     pub timeout: Nanos,
     /// Whether each worker draws a reply tuple of its own for a flow.
-    pub source_nat: SourceNat,
+    pub translation: Translation,
 }
 
-/// Source NAT of a workload.
+/// NAT of a workload.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum SourceNat {
+pub enum Translation {
     /// The reply tuple is the inverse of the original one.
     None,
     /// `SNAT --random-fully` to one address.
     Random,
+    /// DNAT to one of several servers, drawn for each packet.
+    Backend,
 }
 
-impl SourceNat {
+impl Translation {
     /// Status bits that NAT set-up leaves.
     #[must_use]
     pub fn status(self) -> Status {
         match self {
-            SourceNat::None => Status::empty(),
-            SourceNat::Random => Status::SRC_NAT | Status::SRC_NAT_DONE,
+            Translation::None => Status::empty(),
+            Translation::Random => Status::SRC_NAT | Status::SRC_NAT_DONE,
+            Translation::Backend => Status::DST_NAT | Status::DST_NAT_DONE,
         }
     }
 }
@@ -47,7 +50,7 @@ pub const CLASH: ClashWorkload = ClashWorkload {
     name: "clash",
     protocol: Protocol::UDP,
     timeout: 30 * SECOND,
-    source_nat: SourceNat::None,
+    translation: Translation::None,
 };
 
 /// The workload.

@@ -10,14 +10,14 @@ use clashtrack_engine::time::{Nanos, SECOND};
 use clashtrack_engine::tuple::{Direction, Protocol, Tuple};
 
 use super::case::{Kind, Workload};
-use super::clash::{ClashWorkload, SourceNat};
+use super::clash::{ClashWorkload, Translation};
 
 /// What sets it apart.
 pub const CLASH_NAT: ClashWorkload = ClashWorkload {
     name: "clash-nat",
     protocol: Protocol::UDP,
     timeout: 30 * SECOND,
-    source_nat: SourceNat::Random,
+    translation: Translation::Random,
 };
 
 /// The workload.

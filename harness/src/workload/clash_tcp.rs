@@ -5,14 +5,14 @@ use clashtrack_engine::time::SECOND;
 use clashtrack_engine::tuple::Protocol;
 
 use super::case::{Kind, Workload};
-use super::clash::{ClashWorkload, SourceNat};
+use super::clash::{ClashWorkload, Translation};
 
 /// What sets it apart. A SYN has 120 s.
 pub const CLASH_TCP: ClashWorkload = ClashWorkload {
     name: "clash-tcp",
     protocol: Protocol::TCP,
     timeout: 120 * SECOND,
-    source_nat: SourceNat::None,
+    translation: Translation::None,
 };
 
 /// The workload.

@@ -21,11 +21,15 @@ use super::anomaly::Anomalies;
 use super::answers::{self, OtherAnswer};
 use super::case::{Case, Kind, Plan};
 use super::churn::ChurnContender;
+use super::clash_port::ClashPortContender;
 use super::connect::ConnectContender;
 use super::elephant::ElephantContender;
+use super::exhaust::ExhaustContender;
 use super::expire::{ExpireContender, Expiry};
 use super::lookup::LookupContender;
 use super::mixed::MixedContender;
+use super::new_flows::NewFlowsContender;
+use super::packets::PacketsContender;
 use super::race::TableRace;
 use super::stall::{Stall, StallContender};
 use super::syn_flood::SynFloodContender;
@@ -382,6 +386,10 @@ impl TableVisitor for Enter<'_> {
             }
             Kind::Mixed => Box::new(MixedContender::<T>::new(case, traffic)),
             Kind::Elephant => Box::new(ElephantContender::<T>::new(case, &traffic)),
+            Kind::ClashPort => Box::new(ClashPortContender::<T>::new(case, &traffic)),
+            Kind::Exhaust => Box::new(ExhaustContender::<T>::new(case)),
+            Kind::Packets => Box::new(PacketsContender::<T>::new(case, &traffic)),
+            Kind::NewFlows => Box::new(NewFlowsContender::<T>::new(case, &traffic)),
             Kind::SynFlood => Box::new(SynFloodContender::<T>::new(case, traffic)),
             Kind::Connect | Kind::HashFlood => Box::new(ConnectContender::<T>::new(case, traffic)),
             Kind::Churn => Box::new(ChurnContender::<T>::new(case, traffic)),

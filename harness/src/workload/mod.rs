@@ -5,9 +5,10 @@
 //! traffic   the connections and keys of a case, drawn once for all tables       flows
 //! answers   before anything is timed: all tables give the same answers
 //! measure   tables and the machine's limit take turns                           worker, crate::limit
-//! race      clash, clash-nat, clash-tcp                                         sweep, tally, anomaly, crate::floor
+//! race      clash, clash-nat, clash-tcp, dns-pair                               sweep, tally, anomaly, crate::floor
 //! lookup    lookup-hit, lookup-miss, zipf, skew, zones                           steer
 //! hand      how a worker connects and expires in connect, churn, expire, stall
+//! gateway   packets, new-flows, exhaust: the whole data path
 //! ```
 //! Each workload has a file that says what it asks, its model of traffic, and what it does not measure.
 
@@ -17,11 +18,15 @@ pub mod case;
 pub mod churn;
 pub mod clash;
 pub mod clash_nat;
+pub mod clash_port;
 pub mod clash_tcp;
 pub mod connect;
+pub mod dns_pair;
 pub mod elephant;
+pub mod exhaust;
 pub mod expire;
 pub mod flows;
+mod gateway;
 mod hand;
 pub mod hash_flood;
 pub mod lookup;
@@ -29,6 +34,8 @@ pub mod lookup_hit;
 pub mod lookup_miss;
 pub mod measure;
 pub mod mixed;
+pub mod new_flows;
+pub mod packets;
 pub mod race;
 pub mod skew;
 pub mod stall;
@@ -62,6 +69,11 @@ pub const WORKLOADS: &[Workload] = &[
     zones::WORKLOAD,
     syn_flood::WORKLOAD,
     hash_flood::WORKLOAD,
+    exhaust::WORKLOAD,
+    clash_port::WORKLOAD,
+    dns_pair::WORKLOAD,
+    packets::WORKLOAD,
+    new_flows::WORKLOAD,
 ];
 
 /// The workloads of the main job: the races.

@@ -27,8 +27,9 @@ use clashtrack_engine::time::{Nanos, SECOND};
 use clashtrack_engine::tuple::{Direction, Tuple};
 
 use super::anomaly;
-use super::clash::{ClashWorkload, SourceNat};
+use super::clash::{ClashWorkload, Translation};
 use super::clash_nat;
+use super::dns_pair;
 use super::flows;
 use super::measure::{Contender, Round};
 use super::sweep::{self, Racer, sweep};
@@ -310,8 +311,8 @@ impl<T: FlowTable<KeyV4>> Offer<'_, T> {
                 hand.counters.drop.increment();
                 continue;
             };
-            let reply = match workload.source_nat {
-                SourceNat::Random => clash_nat::choose_reply(
+            let reply = match workload.translation {
+                Translation::Random => clash_nat::choose_reply(
                     table,
                     &mut hand.worker,
                     &mut hand.rng,
@@ -319,12 +320,15 @@ impl<T: FlowTable<KeyV4>> Offer<'_, T> {
                     &self.flows.tuples[flow],
                     NOW,
                 ),
-                SourceNat::None => self.flows.inverses[flow],
+                Translation::Backend => {
+                    dns_pair::draw_reply(&self.flows.tuples[flow], &mut hand.rng)
+                }
+                Translation::None => self.flows.inverses[flow],
             };
             let entry = table.slab().entry(id);
             entry.set_keys(self.flows.originals[flow], reply);
             entry.set_deadline(workload.timeout);
-            entry.put_status(workload.source_nat.status());
+            entry.put_status(workload.translation.status());
             hand.unconfirmed.push(id);
             hand.flows.push(flow);
         }
@@ -368,6 +372,7 @@ mod tests {
     use super::*;
     use crate::peer::dashmap::DashMapTable;
     use crate::peer::striped::StripedTable;
+    use clashtrack_engine::table::lockfree::LockfreeTable;
     use clashtrack_engine::table::mutex::MutexTable;
 
     fn race<T: FlowTable<KeyV4>>(workload: ClashWorkload, workers: usize) -> Round {
@@ -413,6 +418,23 @@ mod tests {
         }
         let dashmap = race::<DashMapTable<KeyV4>>(CLASH, 2);
         assert_eq!(dashmap.tally.confirmed, 3000);
+    }
+
+    #[test]
+    fn both_answers_of_a_dns_pair_get_back_whichever_servers_were_drawn() {
+        for round in [
+            race::<LockfreeTable<KeyV4>>(dns_pair::DNS_PAIR, 2),
+            race::<StripedTable<KeyV4>>(dns_pair::DNS_PAIR, 2),
+        ] {
+            let tally = round.tally;
+            assert_eq!(tally.confirmed, 3000, "{tally:?}");
+            assert_eq!(tally.dropped, 0, "{tally:?}");
+            assert!(
+                tally.resolved_reply_only > 0 && tally.resolved_same > 0,
+                "{tally:?}"
+            );
+            assert_eq!(round.anomalies, Anomalies::default());
+        }
     }
 
     #[test]

@@ -26,7 +26,7 @@ impl Traffic {
         let population =
             |number| flows::translated(case.seed, number, case.protocol, case.connections);
         match case.workload.kind {
-            Kind::Clash(_) => Traffic::default(),
+            Kind::Clash(_) | Kind::Exhaust => Traffic::default(),
             Kind::LookupHit => {
                 let residents = population(0);
                 Traffic {
@@ -80,10 +80,12 @@ impl Traffic {
                 residents: hash_flood::pairs(case.seed, case.protocol, case.connections),
                 ..Traffic::default()
             },
-            Kind::Connect | Kind::Elephant => Traffic {
-                residents: population(0),
-                ..Traffic::default()
-            },
+            Kind::Connect | Kind::Elephant | Kind::ClashPort | Kind::Packets | Kind::NewFlows => {
+                Traffic {
+                    residents: population(0),
+                    ..Traffic::default()
+                }
+            }
             Kind::Churn | Kind::Expire | Kind::Stall | Kind::SynFlood => Traffic {
                 residents: population(0),
                 newcomers: population(1),
