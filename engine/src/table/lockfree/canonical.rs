@@ -187,6 +187,12 @@ impl<K: FlowKey> Pieces<K> {
         }
     }
 
+    /// The original key's piece, where it is the second of two.
+    #[inline]
+    pub(super) fn original_behind(&self) -> Option<&Piece<K>> {
+        self.reply_first.then(|| &self.pieces[0])
+    }
+
     #[inline]
     pub(super) fn iter(&self) -> impl Iterator<Item = &Piece<K>> {
         (0..self.count).map(|at| &self.pieces[at ^ usize::from(self.reply_first)])

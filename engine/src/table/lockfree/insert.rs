@@ -242,7 +242,10 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
         // is free, dead or not yet in any slot, but its owner.
         self.state_word(id).store(pending.0, Ordering::Release);
         worker.unshown = Some(id);
-        self.finish(worker, Insert { id, pending }, pieces);
+        let insert = Insert { id, pending };
+        if !self.original_is_owned(worker, insert, pieces) {
+            self.finish(worker, insert, pieces);
+        }
         let shown = worker.unshown.take().is_none();
         confirm.shown |= shown;
         // Acquire, P1: what the decision was made from.

@@ -63,6 +63,37 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
         );
     }
 
+    /// Aborts an insert that has the original key second if somebody owns that one already: else
+    /// the reply's piece would be made official first, and taken back with all that was behind it, each
+    /// by locked operations. Only the head bucket is looked at, and no header is needed: whoever is confirmed owns its keys (I5).
+    pub(super) fn original_is_owned(
+        &self,
+        worker: &LockfreeWorker,
+        insert: Insert,
+        pieces: &Pieces<K>,
+    ) -> bool {
+        let Some(piece) = pieces.original_behind() else {
+            return false;
+        };
+        let head = self.index.chain(piece.place.bucket).head();
+        if self.has_no_match(head, piece) {
+            return false;
+        }
+        let scanned = scan(head, G::HEAD_SLOTS, piece.pattern());
+        let winner =
+            bits(scanned.matches).find_map(|at| match self.judge(scanned.slots[at], piece) {
+                // One that has expired is replaced, under the header.
+                Met::Confirmed(winner) if !self.slab.entry(winner).is_expired(worker.now) => {
+                    Some(winner)
+                }
+                _ => None,
+            });
+        if let Some(winner) = winner {
+            self.abort(worker, insert, Abort::Clash(winner.index));
+        }
+        winner.is_some()
+    }
+
     /// Makes one piece official; false if the insert is decided without it.
     fn install(&self, worker: &mut LockfreeWorker, insert: Insert, piece: &Piece<K>) -> bool {
         let chain = self.index.chain(piece.place.bucket);

@@ -8,7 +8,8 @@
 //! becomes official by a CAS on the chain's header, from the very header value under which
 //! the whole chain was searched for an equal key: so inserts of one chain are one after the
 //! other without a lock. Whoever meets a Pending equal key drives that insert to its decision
-//! first, always towards larger keys: no waiting, and no circle. Removing is a CAS
+//! first, always towards larger keys: no waiting, and no circle. (An insert that has its original key second looks
+//! first, without a step of its own, whether that one is owned: the usual clash behind NAT.) Removing is a CAS
 //! Confirmed → Dying; clearing slots is mere cleanup. Lookups write nothing, unless what they
 //! find has expired: then they remove it.
 //!
