@@ -197,7 +197,7 @@ impl<T: FlowTable<KeyV4>> Contender for ExhaustContender<T> {
         let seen = run
             .results
             .iter()
-            .fold(Seen::default(), |sum, seen| sum.plus(seen));
+            .fold(Seen::default(), Seen::plus);
         assert!(
             seen.accepted + seen.clashed == seen.packets && seen.misdirected == 0,
             "{}: a packet was not dropped as a clash: {seen:?}",

@@ -74,7 +74,7 @@ impl<T: FlowTable<KeyV4>> Contender for NewFlowsContender<T> {
         let seen = run
             .results
             .iter()
-            .fold(Seen::default(), |sum, seen| sum.plus(seen));
+            .fold(Seen::default(), Seen::plus);
         // Two workers may choose one port toward a server: the later one's packet is dropped.
         assert!(
             seen.accepted + seen.clashed == seen.packets && seen.misdirected == 0,

@@ -89,7 +89,7 @@ fn establish<T: FlowTable<KeyV4>>(
             .map(|tuple| Wire::of(tuple, 0, Stage::First))
             .collect();
         ring.send(worker, &first, gateway.now, &mut seen, |number, port| {
-            ports[number] = port
+            ports[number] = port;
         });
         for stage in [Stage::Answer, Stage::FromClient, Stage::FromServer] {
             let later: Vec<Wire> = tuples
