@@ -22,7 +22,7 @@
 //! - buckets hold 32-bit numbers, not pointers: processors prefetch along arrays of pointers, and one line seems to cost
 //!   a tenth;
 //! - the prefetch hint and the number of lines under way are those that a search on this very memory found best,
-//!   whatever hint and batch the tables use (`Limit::search`); a batch of 1 is serial in both;
+//!   with as many workers as the tables have, whatever hint and batch those use (`Limit::search`); a batch of 1 is serial in both;
 //! - every load is summed up and the sum is used.
 //!
 //! Where two keys fall on one place of a bucket the later one wins there: about one key in ten then leads to another
@@ -31,7 +31,7 @@
 use std::hint::black_box;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
 
@@ -87,7 +87,8 @@ pub struct Limit {
     trackers: Array<Line>,
     /// Where each worker is.
     places: Vec<CachePadded<usize>>,
-    best: Way,
+    /// Known after the warm-up.
+    best: Option<Way>,
 }
 
 /// A hint, and how many operations are under way together.
@@ -105,7 +106,7 @@ struct Aim {
 }
 
 impl Limit {
-    /// Takes the memory, fills it, and searches for the best way through it.
+    /// Takes the memory and fills it.
     #[must_use]
     pub fn new(case: &Case, traffic: Arc<Traffic>) -> Limit {
         let table = case.table();
@@ -114,7 +115,7 @@ impl Limit {
             lookups if lookups.looks_up() => traffic.keys.len(),
             _ => case.connections,
         };
-        let mut limit = Limit {
+        let limit = Limit {
             hash_key: table.hash_key,
             heads: Array::zeroed(layout.heads),
             entries: Array::zeroed(layout.entries_max + layout.slack),
@@ -122,17 +123,14 @@ impl Limit {
             places: (0..case.workers)
                 .map(|worker| CachePadded::new(case.share(worker, operations).start))
                 .collect(),
-            best: Way {
+            best: (case.batch == 1).then_some(Way {
                 hint: Hint::None,
                 depth: 1,
-            },
+            }),
             case: *case,
             traffic,
         };
         limit.fill();
-        if case.batch > 1 {
-            limit.best = limit.search();
-        }
         limit
     }
 
@@ -166,25 +164,45 @@ impl Limit {
         }
     }
 
-    /// The fastest hint and depth, each tried several times: the fastest try counts, because
-    /// whatever else the machine does can only slow one down.
-    fn search(&self) -> Way {
+    /// The fastest hint and depth for as many workers as the rounds have, who share the way to memory; each
+    /// tried several times: the fastest try counts, because whatever else the machine does can only slow one down.
+    fn search(&mut self, cores: &Cores, interrupted: &AtomicBool) -> Way {
         let ways = Hint::ALL
             .into_iter()
             .flat_map(|hint| DEPTHS.map(|depth| Way { hint, depth }));
         let mut times: Vec<(Duration, Way)> = ways.map(|way| (Duration::MAX, way)).collect();
-        let mut place = 0;
         for _ in 0..TRIES {
             for (best, way) in &mut times {
-                let begun = Instant::now();
-                black_box(self.go(&mut place, 0, TRY_OPERATIONS, *way, || false));
-                *best = begun.elapsed().min(*best);
+                let round = self.together(*way, cores, interrupted, |_| TRY_OPERATIONS);
+                *best = round.elapsed.min(*best);
             }
         }
-        times
-            .into_iter()
-            .min_by_key(|&(time, _)| time)
-            .map_or(self.best, |(_, way)| way)
+        let fastest = times.into_iter().min_by_key(|&(time, _)| time);
+        fastest.expect("there are ways to try").1
+    }
+
+    /// All workers at once, each with as many operations as `wanted` says for it.
+    fn together(
+        &mut self,
+        way: Way,
+        cores: &Cores,
+        interrupted: &AtomicBool,
+        wanted: impl Fn(usize) -> usize + Sync,
+    ) -> Round {
+        let mut places = std::mem::take(&mut self.places);
+        let this = &*self;
+        let run = run_crew(&mut places, cores, interrupted, |worker, place, crew| {
+            let (sum, done) = this.go(place, worker, wanted(worker), way, || crew.should_stop());
+            black_box(sum);
+            done
+        });
+        self.places = places;
+        Round {
+            elapsed: run.elapsed,
+            pinned: run.pinned,
+            operations: run.results.iter().sum(),
+            ..Round::default()
+        }
     }
 
     /// `wanted` operations from `place` on, around and around in the part of `worker`; returns a sum of all that was read,
@@ -374,27 +392,18 @@ fn words_of(pair: &Pair) -> [u64; 8] {
 
 impl Contender for Limit {
     fn round(&mut self, cores: &Cores, interrupted: &AtomicBool) -> Round {
-        let mut places = std::mem::take(&mut self.places);
-        let this = &*self;
-        let run = run_crew(&mut places, cores, interrupted, |worker, place, crew| {
-            let wanted = match this.case.workload.kind {
-                Kind::Connect | Kind::HashFlood => {
-                    this.case.share(worker, this.case.connections).len()
-                }
+        let Some(best) = self.best else {
+            self.best = Some(self.search(cores, interrupted));
+            return Round::default();
+        };
+        let case = self.case;
+        self.together(best, cores, interrupted, |worker| {
+            match case.workload.kind {
+                Kind::Connect | Kind::HashFlood => case.share(worker, case.connections).len(),
                 Kind::Churn => ROUND_OPERATIONS,
                 _ => ROUND_LOOKUPS,
-            };
-            let (sum, done) = this.go(place, worker, wanted, this.best, || crew.should_stop());
-            black_box(sum);
-            done
-        });
-        self.places = places;
-        Round {
-            elapsed: run.elapsed,
-            pinned: run.pinned,
-            operations: run.results.iter().sum(),
-            ..Round::default()
-        }
+            }
+        })
     }
 
     fn per_cpu(&self) -> Vec<ConntrackStats> {

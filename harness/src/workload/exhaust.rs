@@ -194,10 +194,7 @@ impl<T: FlowTable<KeyV4>> Contender for ExhaustContender<T> {
             seen
         });
         drop(workers);
-        let seen = run
-            .results
-            .iter()
-            .fold(Seen::default(), Seen::plus);
+        let seen = run.results.iter().fold(Seen::default(), Seen::plus);
         assert!(
             seen.accepted + seen.clashed == seen.packets && seen.misdirected == 0,
             "{}: a packet was not dropped as a clash: {seen:?}",

@@ -71,10 +71,7 @@ impl<T: FlowTable<KeyV4>> Contender for NewFlowsContender<T> {
             seen
         });
         drop(workers);
-        let seen = run
-            .results
-            .iter()
-            .fold(Seen::default(), Seen::plus);
+        let seen = run.results.iter().fold(Seen::default(), Seen::plus);
         // Two workers may choose one port toward a server: the later one's packet is dropped.
         assert!(
             seen.accepted + seen.clashed == seen.packets && seen.misdirected == 0,

@@ -1,11 +1,14 @@
 //! The driver and the measured workloads, on small tables.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use clashtrack_engine::table::prefetch::Hint;
 use clashtrack_engine::tuple::Protocol;
 
+use super::traffic::Traffic;
+use super::worker::Cores;
 use super::*;
 use crate::peer::TABLES;
 
@@ -211,5 +214,23 @@ fn a_suspended_worker_hangs_the_tables_that_lock_and_not_the_lock_free_one() {
         assert_eq!(stall.hung, hangs, "{table}: {stall:?}");
         assert!(stall.others_ops > 0 || hangs, "{table}: {stall:?}");
         assert!(stall.suspended >= case.duration);
+    }
+}
+
+#[test]
+fn the_limit_looks_for_its_best_way_in_the_warm_up_with_all_of_its_workers() {
+    let cores = Cores::available();
+    let never = AtomicBool::new(false);
+    for workload in [
+        lookup_hit::WORKLOAD,
+        lookup_miss::WORKLOAD,
+        connect::WORKLOAD,
+    ] {
+        let case = plan(&[workload]).cases()[0];
+        let traffic = Arc::new(Traffic::of(&case));
+        let mut limit = crate::limit::contender(&case, &traffic).expect("it has a limit");
+        assert_eq!(limit.round(&cores, &never).operations, 0, "the warm-up");
+        let round = limit.round(&cores, &never);
+        assert!(round.operations > 0 && round.elapsed > Duration::ZERO);
     }
 }

@@ -7,6 +7,8 @@ mod abandoned;
 mod abandoned_orders;
 #[cfg(not(any(loom, shuttle)))]
 mod batches;
+#[cfg(not(any(loom, shuttle)))]
+mod clashes;
 #[cfg(shuttle)]
 mod few_switches;
 #[cfg(not(any(loom, shuttle)))]
