@@ -132,7 +132,7 @@ fn skew_keeps_one_worker_busy_and_steering_by_hash_all_of_them() {
             steer,
             ..plan(&[skew::WORKLOAD]).cases()[0]
         };
-        let traffic = traffic::Traffic::of(&case);
+        let traffic = Traffic::of(&case);
         let parts = [0, 1].map(|worker| traffic.part_of(worker, 1000));
         assert_eq!(parts.iter().filter(|&&part| part == 0).count(), idle);
         assert!(
