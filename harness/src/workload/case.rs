@@ -337,6 +337,12 @@ impl Case {
         }
     }
 
+    /// Entries that workers have beside the connections of the table: in batches, and free at hand.
+    #[must_use]
+    pub fn in_hand(&self) -> usize {
+        (self.workers + 2) * (BATCHES_IN_HAND * self.batch + ENTRIES_AT_HAND)
+    }
+
     /// How the table is made: room for the connections and for what the workers have in hand.
     #[must_use]
     pub fn table(&self) -> TableConfig {
@@ -348,8 +354,7 @@ impl Case {
             Kind::Mixed => self.workers * mixed::newcomers(self.batch),
             _ => 0,
         };
-        let hands =
-            (self.workers + 2) * (BATCHES_IN_HAND * self.batch + ENTRIES_AT_HAND) + made_in_a_round;
+        let hands = self.in_hand() + made_in_a_round;
         let hash_key = HashKey(rng.next_u64(), rng.next_u64());
         TableConfig {
             workers: self.workers,

@@ -222,7 +222,7 @@ impl<T: FlowTable<KeyV4>> Gateway<T> {
         };
         let table = case.table();
         let sysctls = Sysctls {
-            max: connections + case.workers * case.batch,
+            max: connections + case.in_hand(),
             ..Sysctls::default()
         };
         let mut config = EngineConfig::new(sysctls, case.seed);
