@@ -51,7 +51,7 @@ pub(super) const WORKERS_MAX: usize = if CHECKED { 4 } else { 1024 };
 const FIRST: u64 = 2;
 const UNPINNED: u64 = 0;
 /// Epochs that a bag waits.
-const GRACE: u64 = 2;
+pub(super) const GRACE: u64 = 2;
 
 /// The epoch of a table and the seats of its workers.
 #[derive(Debug)]

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
 use super::bucket::Geometry;
-use super::epoch::{Epochs, Limbo, Seat};
+use super::epoch::{Epochs, GRACE, Limbo, Seat};
 use super::overflow::OverflowPool;
 use super::pool::Cache;
 use super::prefetch::prefetch;
@@ -139,7 +139,9 @@ impl LockfreeWorker {
             told_stalled: 0,
             shared: Arc::clone(shared),
         };
-        worker.adopt();
+        if let Some(orphan) = worker.next_orphan() {
+            worker.adopt(orphan);
+        }
         worker
     }
 
@@ -212,22 +214,27 @@ impl LockfreeWorker {
             .is_some()
     }
 
-    /// Takes over what workers that are gone left behind; true if there was anything.
-    fn adopt(&mut self) -> bool {
-        let Ok(mut orphans) = self.shared.orphans.try_lock() else {
-            return false;
-        };
-        let Some(mut orphan) = orphans.pop() else {
-            return false;
-        };
-        drop(orphans);
-        let stamp = self.shared.epochs.stamp();
+    /// What a worker that is gone left behind, if there is one.
+    fn next_orphan(&self) -> Option<Orphan> {
+        self.shared.orphans.try_lock().ok()?.pop()
+    }
+
+    /// Takes it over. What waits there goes on waiting if nothing waits here; else it begins anew,
+    /// for what waits is in the order of its epochs.
+    fn adopt(&mut self, mut orphan: Orphan) {
         self.entries.absorb(&mut orphan.entries);
         self.overflow.absorb(&mut orphan.overflow);
-        self.entry_limbo.absorb(&mut orphan.entry_limbo, stamp);
-        self.overflow_limbo
-            .absorb(&mut orphan.overflow_limbo, stamp);
-        true
+        let both = [
+            (&mut self.entry_limbo, &mut orphan.entry_limbo),
+            (&mut self.overflow_limbo, &mut orphan.overflow_limbo),
+        ];
+        for (own, others) in both {
+            if own.is_empty() {
+                std::mem::swap(own, others);
+            } else if !others.is_empty() {
+                own.absorb(others, self.shared.epochs.stamp());
+            }
+        }
     }
 
     fn take_permit(&mut self) -> bool {
@@ -272,9 +279,15 @@ impl LockfreeWorker {
     #[cold]
     pub(super) fn reclaim_buckets(&mut self, pool: &OverflowPool) {
         self.seal();
-        self.adopt();
         let now = self.shared.epochs.try_advance();
         self.give_ripe_buckets(pool, now);
+        if let Some(mut orphan) = self.next_orphan() {
+            // What has waited long enough already is free, whoever took it out.
+            while let Some(number) = orphan.overflow_limbo.ripe(now) {
+                pool.give_ripe(&mut self.overflow, number);
+            }
+            self.adopt(orphan);
+        }
     }
 
     fn give_ripe_buckets(&mut self, pool: &OverflowPool, now: u64) {
@@ -310,13 +323,19 @@ impl LockfreeWorker {
             entry_limbo.retire(id.index);
             self.permits += 1;
         }
+        // From now on what it took out waits for others, not for whoever takes it over.
+        self.entry_limbo = entry_limbo;
+        self.seal();
+        for _ in 0..GRACE {
+            self.shared.epochs.try_advance();
+        }
         // Relaxed: see `take_permit`.
         let permits = std::mem::take(&mut self.permits);
         self.shared.quota.fetch_add(permits, Ordering::Relaxed);
         let orphan = Orphan {
             entries: std::mem::take(&mut self.entries),
             overflow: std::mem::take(&mut self.overflow),
-            entry_limbo,
+            entry_limbo: std::mem::take(&mut self.entry_limbo),
             overflow_limbo: std::mem::take(&mut self.overflow_limbo),
         };
         let mut orphans = self
@@ -408,10 +427,21 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     #[cold]
     fn reclaim_entry(&self, worker: &mut LockfreeWorker) -> Option<u32> {
         worker.seal();
-        worker.adopt();
         self.reclaim(worker);
         self.reclaim(worker);
-        let free = self.entries.take(&mut worker.entries);
+        let mut free = self.entries.take(&mut worker.entries);
+        // Ends: there are as many orphans as workers have gone.
+        while free.is_none()
+            && let Some(mut orphan) = worker.next_orphan()
+        {
+            let now = worker.shared.epochs.now();
+            // What has waited long enough already is free, whoever took it out.
+            while let Some(index) = orphan.entry_limbo.ripe(now) {
+                self.entries.give(&mut worker.entries, index);
+            }
+            worker.adopt(orphan);
+            free = self.entries.take(&mut worker.entries);
+        }
         if free.is_none() {
             worker.counters.recycle_stalled += 1;
             worker.give_permit();

@@ -127,3 +127,33 @@ fn without_overflow_buckets_an_insert_is_refused_and_others_go_on() {
     assert_eq!(confirmed, Confirmed::Inserted, "it recovers");
     table.assert_quiescent(&[&worker], &[]);
 }
+
+#[test]
+fn what_workers_that_are_gone_left_behind_is_there_for_the_next_one() {
+    const CONNECTIONS: u32 = 300;
+    // Room for twice what is there at a time, and the least slack; each round's workers go.
+    let config = TableConfig::new(2 * CONNECTIONS as usize, HashKey(7, 8));
+    let table: LockfreeTable<KeyV4> = FlowTable::new(&config);
+    let mut policy = Always::new(ClashStep::Drop);
+    for round in 0..100 {
+        let mut maker = table.worker();
+        let mut ids = Vec::new();
+        table.begin(&mut maker);
+        for number in 0..CONNECTIONS {
+            let keys = translated(round * CONNECTIONS + number);
+            let made = connect(&table, &mut maker, keys, (1, 1 << 40), 0, &mut policy);
+            let Some((id, Confirmed::Inserted)) = made else {
+                panic!("round {round}, connection {number}: {made:?}");
+            };
+            ids.push(id);
+        }
+        table.end(&mut maker);
+        drop(maker);
+        let mut ender = table.worker();
+        table.begin(&mut ender);
+        for id in ids {
+            assert!(table.remove(&mut ender, id) && table.release(&mut ender, id));
+        }
+        table.end(&mut ender);
+    }
+}
