@@ -1,5 +1,5 @@
 //! `clashtrack run`: measures workloads on tables and prints what it saw; without a
-//! subcommand, the main job: the three clash workloads on all tables, in about ten seconds.
+//! subcommand, the main job: the three clash workloads on four tables, in about ten seconds.
 
 mod args;
 mod child;
@@ -103,6 +103,7 @@ pub fn main_job(globals: &Globals) -> Result<ExitCode, Error> {
 
 const TRY_NEXT: &str = "
 Try next:
+  clashtrack run clash --table lockfree,papaya,scc            # other concurrent maps in the same race
   clashtrack run clash --table striped,dashmap --batch 1,32   # does looking up in batches change the race?
   clashtrack run clash-nat --seed 7 --json                    # other traffic, every sample, all counters
   clashtrack hooks                                            # where in a packet's path confirm stands
