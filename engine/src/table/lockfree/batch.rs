@@ -7,7 +7,7 @@
 
 use super::LockfreeTable;
 use super::bucket::Geometry;
-use super::canonical::{Pieces, Place};
+use super::canonical::{Pieces, SelfClash};
 use super::prefetch::prefetch;
 use super::word::Link;
 use super::worker::LockfreeWorker;
@@ -36,16 +36,17 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
         outcomes: &mut [Confirmed],
     ) {
         for (ids, outcomes) in ids.chunks(BATCH).zip(outcomes.chunks_mut(BATCH)) {
-            let mut places = [[Place::default(); 2]; BATCH];
-            for (places, &id) in places.iter_mut().zip(ids) {
-                *places = self.ask_for_heads(id);
+            let mut all = [const { Err(SelfClash) }; BATCH];
+            for (pieces, &id) in all.iter_mut().zip(ids) {
+                *pieces = self.pieces_to_confirm(id);
+                if let Ok(pieces) = pieces {
+                    self.prefetch_heads(pieces);
+                }
             }
-            self.ask_for_what_is_behind(&places[..ids.len()]);
-            for ((&id, &places), outcome) in ids.iter().zip(&places).zip(outcomes) {
-                let [original, reply] = self.keys_of(id);
-                let pieces = Pieces::placed(&original, &reply, places);
+            self.ask_for_what_is_behind(&all[..ids.len()]);
+            for ((&id, pieces), outcome) in ids.iter().zip(&all).zip(outcomes) {
                 let draw = (now, rng.next_u32());
-                *outcome = self.confirm_pieces(worker, id, &pieces, draw, policy);
+                *outcome = self.confirm_pieces(worker, id, pieces, draw, policy);
             }
         }
     }
@@ -61,36 +62,25 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
             for &id in ids {
                 prefetch(self.write_hint, self.slab.entry(id));
             }
-            let mut places = [[Place::default(); 2]; BATCH];
+            let mut all = [const { Err(SelfClash) }; BATCH];
             let mut states = [None; BATCH];
-            let mut count = 0;
-            for (at, &id) in ids.iter().enumerate() {
-                states[at] = self.confirmed_state(id);
-                if states[at].is_some() {
-                    places[at] = self.ask_for_heads(id);
-                    count = at + 1;
+            for ((pieces, state), &id) in all.iter_mut().zip(&mut states).zip(ids) {
+                *state = self.confirmed_state(id);
+                if let Some(state) = *state {
+                    let alive = self.pieces_of(id, state);
+                    self.prefetch_heads(&alive);
+                    *pieces = Ok(alive);
                 }
             }
-            self.ask_for_what_is_behind(&places[..count]);
-            for (at, removed) in removed.iter_mut().enumerate().take(ids.len()) {
-                let id = ids[at];
-                *removed = states[at].is_some_and(|state| {
-                    let pieces = self.pieces_at(id, state, places[at]);
-                    self.kill_seen(worker, id, state, &pieces)
-                });
+            self.ask_for_what_is_behind(&all[..ids.len()]);
+            let seen = all.iter().zip(states);
+            for ((removed, &id), (pieces, state)) in removed.iter_mut().zip(ids).zip(seen) {
+                *removed = match (pieces, state) {
+                    (Ok(pieces), Some(state)) => self.kill_seen(worker, id, state, pieces),
+                    _ => false,
+                };
             }
         }
-    }
-
-    /// The places of an entry's keys, which may be read; their head buckets are asked for, to change them.
-    #[inline]
-    fn ask_for_heads(&self, id: EntryId) -> [Place; 2] {
-        let [original, reply] = self.keys_of(id);
-        let places = Place::of_both(&original, &reply, self.hashing());
-        for place in places {
-            prefetch(self.write_hint, self.index.chain(place.bucket).head());
-        }
-        places
     }
 
     /// Asks for the head buckets of pieces, to change them.
@@ -102,15 +92,16 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     }
 
     /// Asks for links and overflow buckets of the chains that have any.
-    fn ask_for_what_is_behind(&self, places: &[[Place; 2]]) {
-        if places.len() < FEW {
+    fn ask_for_what_is_behind(&self, all: &[Result<Pieces<K>, SelfClash>]) {
+        if all.len() < FEW {
             return;
         }
         let (mut long, mut count) = ([0; 2 * BATCH], 0);
-        for place in places.as_flattened() {
-            long[count] = place.bucket;
+        for piece in all.iter().flatten().flat_map(Pieces::iter) {
+            let bucket = piece.place.bucket;
+            long[count] = bucket;
             // Counted, not branched on: one chain in eight goes on.
-            count += usize::from(self.index.chain(place.bucket).header().overflow() > 0);
+            count += usize::from(self.index.chain(bucket).header().overflow() > 0);
         }
         let long = &long[..count];
         for &bucket in long {

@@ -62,21 +62,6 @@ impl Place {
     }
 }
 
-impl Place {
-    /// Of a connection's two keys, the original first.
-    #[inline]
-    pub(super) fn of_both<K: FlowKey, H: KeyHasher>(
-        original: &K,
-        reply: &K,
-        (hasher, buckets): (H, u32),
-    ) -> [Place; 2] {
-        [
-            Place::of(&original.canonical().0, hasher, buckets),
-            Place::of(&reply.canonical().0, hasher, buckets),
-        ]
-    }
-}
-
 /// One slot's worth of a connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Piece<K> {
@@ -137,35 +122,27 @@ pub(super) struct SelfClash;
 
 impl<K: FlowKey> Pieces<K> {
     /// The pieces of a connection of these keys; `table` is the hasher and the number of head buckets.
-    #[inline]
+    #[inline(always)]
     pub(super) fn of<H: KeyHasher>(
         original: &K,
         reply: &K,
-        table: (H, u32),
-    ) -> Result<Pieces<K>, SelfClash> {
-        Pieces::placed(original, reply, Place::of_both(original, reply, table))
-    }
-
-    /// The same where the places of the two keys are known.
-    #[inline(always)]
-    pub(super) fn placed(
-        original: &K,
-        reply: &K,
-        places: [Place; 2],
+        (hasher, buckets): (H, u32),
     ) -> Result<Pieces<K>, SelfClash> {
         let (first, second) = (Oriented::new(original), Oriented::new(reply));
+        let place = Place::of(&first.canon, hasher, buckets);
         if is_equal(&first.canon, &second.canon) {
             if first.covers == second.covers && !first.is_own_inverse() {
                 return Err(SelfClash);
             }
-            let both = Piece::new(&first, COVERS_BOTH, Direction::Original, places[0]);
+            let both = Piece::new(&first, COVERS_BOTH, Direction::Original, place);
             return Ok(Pieces::one(both));
         }
         let reply_first = is_less(&second.canon, &first.canon);
+        let behind = Place::of(&second.canon, hasher, buckets);
         Ok(Pieces {
             pieces: [
-                Piece::new(&first, first.covers, Direction::Original, places[0]),
-                Piece::new(&second, second.covers, Direction::Reply, places[1]),
+                Piece::new(&first, first.covers, Direction::Original, place),
+                Piece::new(&second, second.covers, Direction::Reply, behind),
             ],
             count: 2,
             reply_first,
@@ -187,15 +164,15 @@ impl<K: FlowKey> Pieces<K> {
         }
     }
 
-    /// The original key's piece, where it is the second of two.
+    /// The piece that stands for the original key, if there is one that does.
     #[inline]
-    pub(super) fn original_behind(&self) -> Option<&Piece<K>> {
-        self.reply_first.then(|| &self.pieces[0])
+    pub(super) fn original(&self) -> &Piece<K> {
+        &self.pieces[0]
     }
 
     #[inline]
     pub(super) fn iter(&self) -> impl Iterator<Item = &Piece<K>> {
-        (0..self.count).map(|at| &self.pieces[at ^ usize::from(self.reply_first)])
+        (0..self.count).map(|at| &self.pieces[(at ^ usize::from(self.reply_first)) & 1])
     }
 }
 

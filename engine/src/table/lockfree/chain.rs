@@ -253,17 +253,55 @@ impl<'i, G: Geometry> Chain<'i, G> {
         let positions = links.positions::<G>().min(limit);
         bits(!h.valid() & ((1 << positions) - 1)).find_map(|position| {
             let home = self.home(links, position)?;
-            let word = self.slot(home);
-            // Relaxed: only a look; the CAS decides.
-            if Slot(word.load(Ordering::Relaxed)) != Slot::EMPTY {
-                return None;
-            }
-            // AcqRel, P2 and P5: takes over the header of whoever emptied it, and hands the
-            // entry's body on to whoever reads the word. Failure relaxed: the next one is tried.
-            word.compare_exchange(Slot::EMPTY.0, mine.0, Ordering::AcqRel, Ordering::Relaxed)
-                .is_ok()
-                .then_some(Claim { position, home })
+            self.claim_home(Claim { position, home }, mine)
         })
+    }
+
+    /// [`Chain::claim`] in a chain that is its head alone under `h`.
+    #[inline(always)]
+    pub(super) fn claim_at_head(self, h: Header, limit: usize, mine: Slot) -> Option<Claim> {
+        let positions = G::HEAD_SLOTS.min(limit);
+        bits(!h.valid() & ((1 << positions) - 1)).find_map(|position| {
+            let home = Home {
+                overflow: None,
+                slot: position,
+            };
+            self.claim_home(Claim { position, home }, mine)
+        })
+    }
+
+    /// The claim, if its slot is empty.
+    #[inline(always)]
+    fn claim_home(self, claim: Claim, mine: Slot) -> Option<Claim> {
+        let word = self.slot(claim.home);
+        // Relaxed: only a look; the CAS decides.
+        if Slot(word.load(Ordering::Relaxed)) != Slot::EMPTY {
+            return None;
+        }
+        // AcqRel, P2 and P5: takes over the header of whoever emptied it, and hands the
+        // entry's body on to whoever reads the word. Failure relaxed: the next one is tried.
+        word.compare_exchange(Slot::EMPTY.0, mine.0, Ordering::AcqRel, Ordering::Relaxed)
+            .is_ok()
+            .then_some(claim)
+    }
+
+    /// Makes a claimed slot official under the successor of `h`, all else as it was; true if `h` still stood. [`Chain::change`] of one bit.
+    #[inline(always)]
+    pub(super) fn make_official(self, h: Header, claim: Claim) -> bool {
+        self.move_header(h, h.valid() | 1 << claim.position, h.overflow())
+    }
+
+    /// Replaces the header `h`; true if it still stood.
+    #[inline(always)]
+    fn move_header(self, h: Header, valid: u32, overflow: usize) -> bool {
+        // AcqRel, P3: all that this header stands on. Failure acquire: the header is loaded again anyway.
+        let changed = self.head().word.compare_exchange(
+            h.0,
+            h.next(valid, overflow).0,
+            Ordering::AcqRel,
+            Ordering::Acquire,
+        );
+        changed.is_ok()
     }
 
     /// Gives a claim up.
@@ -289,14 +327,7 @@ impl<'i, G: Geometry> Chain<'i, G> {
         } else {
             h.overflow()
         };
-        // AcqRel, P3: all that this header stands on. Failure acquire: the header is loaded again anyway.
-        let changed = self.head().word.compare_exchange(
-            h.0,
-            h.next(valid, overflow).0,
-            Ordering::AcqRel,
-            Ordering::Acquire,
-        );
-        if changed.is_err() {
+        if !self.move_header(h, valid, overflow) {
             return false;
         }
         for position in bits(change.clear) {

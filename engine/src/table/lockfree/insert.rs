@@ -80,7 +80,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
 
     /// The pieces of an entry that is about to be confirmed.
     #[inline]
-    fn pieces_to_confirm(&self, id: EntryId) -> Result<Pieces<K>, SelfClash> {
+    pub(super) fn pieces_to_confirm(&self, id: EntryId) -> Result<Pieces<K>, SelfClash> {
         let [original, reply] = self.keys_of(id);
         Pieces::of(&original, &reply, self.hashing())
     }
@@ -144,10 +144,13 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
         policy: &mut dyn ClashPolicy<K>,
     ) -> Confirmed {
         let loser = self.slab.entry(confirm.id);
-        let first = match self.insert(worker, confirm, pieces, Stage::BothKeys) {
-            Ok(()) => return Confirmed::Inserted,
-            Err(Lost::To(clash)) => clash,
-            Err(Lost::Refused(refusal)) => return Confirmed::Refused(refusal),
+        let first = match self.glance(confirm.id, confirm.now, pieces) {
+            Some(clash) => clash,
+            None => match self.insert(worker, confirm, pieces, Stage::BothKeys) {
+                Ok(()) => return Confirmed::Inserted,
+                Err(Lost::To(clash)) => clash,
+                Err(Lost::Refused(refusal)) => return Confirmed::Refused(refusal),
+            },
         };
         match policy.decide(&first, loser, self.slab.entry(first.winner)) {
             ClashStep::Merge => self.merge(worker, first),
@@ -184,20 +187,33 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
         pieces: &Pieces<K>,
         stage: Stage,
     ) -> Result<(), Lost> {
+        match self.attempt(worker, confirm, pieces, stage) {
+            Ok(()) => Ok(()),
+            Err(why) => self.insert_again(worker, confirm, pieces, stage, why),
+        }
+    }
+
+    /// Finds out who was in the way of the first attempt, and tries again where he has gone since.
+    #[inline(never)]
+    fn insert_again(
+        &self,
+        worker: &mut LockfreeWorker,
+        confirm: &mut Confirm,
+        pieces: &Pieces<K>,
+        stage: Stage,
+        mut why: Abort,
+    ) -> Result<(), Lost> {
         let keys: &[Direction] = match stage {
             Stage::BothKeys => &[Direction::Original, Direction::Reply],
             Stage::ReplyOnly => &[Direction::Reply],
         };
         for attempt in 1..=ATTEMPTS_MAX {
-            let Err(why) = self.attempt(worker, confirm, pieces, stage) else {
-                return Ok(());
-            };
             let seen = match why {
                 Abort::TooLong => return Err(Lost::Refused(Refusal::ChainTooLong)),
                 Abort::NoRoom => return Err(Lost::Refused(Refusal::Full)),
                 Abort::Clash(index) => index,
             };
-            let clash = self.clash_with_owner(worker, confirm.id, seen, keys[0], stage);
+            let clash = self.clash_with_seen(worker, confirm.id, seen, keys[0], stage);
             let clash = clash.or_else(|| self.find_clash(worker, confirm.id, keys, stage));
             if let Some(clash) = clash {
                 return Err(Lost::To(clash));
@@ -208,6 +224,10 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
                 return Err(Lost::Refused(Refusal::Clash(clash)));
             }
             worker.counters.confirm_retry += 1;
+            match self.attempt(worker, confirm, pieces, stage) {
+                Ok(()) => return Ok(()),
+                Err(again) => why = again,
+            }
         }
         unreachable!("the last attempt returns")
     }
@@ -243,9 +263,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
         self.state_word(id).store(pending.0, Ordering::Release);
         worker.unshown = Some(id);
         let insert = Insert { id, pending };
-        if !self.original_is_owned(worker, insert, pieces) {
-            self.finish(worker, insert, pieces);
-        }
+        self.finish(worker, insert, pieces);
         let shown = worker.unshown.take().is_none();
         confirm.shown |= shown;
         // Acquire, P1: what the decision was made from.
@@ -268,7 +286,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     }
 
     /// What looking `key` up again would find, if `seen` owns it now: a key has one owner (I3). `None`: it must be looked up.
-    fn clash_with_owner(
+    fn clash_with_seen(
         &self,
         worker: &LockfreeWorker,
         loser: EntryId,
@@ -279,7 +297,22 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
         let owner = self.slab.at(seen);
         // Acquire, P1: the keys of whichever life is confirmed now (I7).
         let state = State(owner.state_word().load(Ordering::Acquire));
-        if !state.is_confirmed() || owner.is_expired(worker.now) {
+        let clash = self.clash_with_owner(loser, worker.now, (owner, seen, state), key)?;
+        Some(Clash {
+            at_reply_only: stage == Stage::ReplyOnly,
+            ..clash
+        })
+    }
+
+    /// The clash of an insert by both keys with `owner`, in this state, if `key` is one of its own and it has not expired.
+    pub(super) fn clash_with_owner(
+        &self,
+        loser: EntryId,
+        now: Nanos,
+        (owner, index, state): (&Entry<K>, u32, State),
+        key: Direction,
+    ) -> Option<Clash> {
+        if !state.is_confirmed() || owner.is_expired(now) {
             return None;
         }
         let wanted = self.slab.entry(loser).key(key);
@@ -293,12 +326,12 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
         };
         Some(Clash {
             winner: EntryId {
-                index: seen,
+                index,
                 generation: state.generation(),
             },
             key,
             winner_key,
-            at_reply_only: stage == Stage::ReplyOnly,
+            at_reply_only: false,
         })
     }
 

@@ -5,13 +5,16 @@ use super::LockfreeTable;
 use super::bucket::{Bucket, Geometry};
 use super::canonical::{Piece, Pieces};
 use super::chain::{Chain, Change, Claim, Lengthened, Links, Proposal};
-use super::scan::{bits, scan};
+use super::scan::{Candidates, bits, scan};
 use super::word::{Abort, Header, Slot, State};
 use super::worker::LockfreeWorker;
 use crate::sync::Ordering;
+use crate::table::Clash;
 use crate::table::hash::KeyHasher;
 use crate::table::key::FlowKey;
 use crate::table::slab::EntryId;
+use crate::time::Nanos;
+use crate::tuple::Direction;
 
 /// An insert under way: the entry, and the Pending state that stands for this attempt.
 #[derive(Clone, Copy, Debug)]
@@ -63,43 +66,76 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
         );
     }
 
-    /// Aborts an insert that has the original key second if somebody owns that one already: else
-    /// the reply's piece would be made official first, and taken back with all that was behind it, each
-    /// by locked operations. Only the head bucket is looked at, and no header is needed: whoever is confirmed owns its keys (I5).
-    pub(super) fn original_is_owned(
-        &self,
-        worker: &LockfreeWorker,
-        insert: Insert,
-        pieces: &Pieces<K>,
-    ) -> bool {
-        let Some(piece) = pieces.original_behind() else {
-            return false;
-        };
+    /// Who owns the original key of a connection that is about to be confirmed, seen at a glance at the head
+    /// bucket: what a lookup of that key would find, and a clash before anything was written. `None` says nothing:
+    /// the insert itself looks further, and helps and replaces.
+    #[inline(always)]
+    pub(super) fn glance(&self, id: EntryId, now: Nanos, pieces: &Pieces<K>) -> Option<Clash> {
+        let piece = pieces.original();
         let head = self.index.chain(piece.place.bucket).head();
-        if self.has_no_match(head, piece) {
-            return false;
+        let seen = self.isa.candidates(head, piece.place.tag);
+        if seen.is_empty() {
+            return None;
         }
-        let scanned = scan(head, G::HEAD_SLOTS, piece.pattern());
-        let winner =
-            bits(scanned.matches).find_map(|at| match self.judge(scanned.slots[at], piece) {
-                // One that has expired is replaced, under the header.
-                Met::Confirmed(winner) if !self.slab.entry(winner).is_expired(worker.now) => {
-                    Some(winner)
-                }
-                _ => None,
-            });
-        if let Some(winner) = winner {
-            self.abort(worker, insert, Abort::Clash(winner.index));
-        }
-        winner.is_some()
+        self.glance_at(id, now, piece, (head, seen))
+    }
+
+    #[inline(never)]
+    fn glance_at(
+        &self,
+        id: EntryId,
+        now: Nanos,
+        piece: &Piece<K>,
+        (head, seen): (&Bucket, Candidates),
+    ) -> Option<Clash> {
+        let pattern = piece.pattern();
+        let mut alike = seen.slots(head).filter(|slot| pattern.matches(*slot));
+        alike.find_map(|slot| {
+            let owner = self.slab.at(slot.index());
+            // Acquire, P1: the keys of whichever life is confirmed now (I7).
+            let state = State(owner.state_word().load(Ordering::Acquire));
+            if !slot.is_of(state) {
+                return None;
+            }
+            self.clash_with_owner(id, now, (owner, slot.index(), state), Direction::Original)
+        })
     }
 
     /// Makes one piece official; false if the insert is decided without it.
     fn install(&self, worker: &mut LockfreeWorker, insert: Insert, piece: &Piece<K>) -> bool {
         let chain = self.index.chain(piece.place.bucket);
         let mine = piece.slot(insert.id);
-        // What goes from one look at the chain to the next.
-        let (mut claim, mut proposal) = (None, None);
+        let mut claim = None;
+        let h = chain.header();
+        // The usual insert: its owner is the only one who knows of it, and the head alone is the chain, with
+        // room and without an equal piece. The same steps as in `look`, which goes on from wherever this ends.
+        if h.overflow() == 0
+            && worker.unshown == Some(insert.id)
+            && self.has_no_match(chain.head(), piece)
+        {
+            claim = chain.claim_at_head(h, insert.pending.limit(), mine);
+            if let Some(claim) = claim {
+                worker.unshown = None;
+                if chain.make_official(h, claim) {
+                    return true;
+                }
+            }
+        }
+        self.install_by_looking(worker, insert, (piece, mine), chain, claim)
+    }
+
+    /// Looks at the chain until the piece is official, or the insert decided.
+    #[inline(never)]
+    fn install_by_looking(
+        &self,
+        worker: &mut LockfreeWorker,
+        insert: Insert,
+        (piece, mine): (&Piece<K>, Slot),
+        chain: Chain<'_, G>,
+        mut claim: Option<Claim>,
+    ) -> bool {
+        // What goes from one look at the chain to the next, beside the claim.
+        let mut proposal = None;
         // Ends: each further turn is caused by a header that somebody else changed, finitely
         // often for each operation of his, or by an insert that we finished.
         let official = loop {
@@ -256,7 +292,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
         slot.is_of(state)
             && (state.is_pending() || state.is_confirmed())
             // A leftover of an earlier attempt; an official one would have been cleared first.
-            && !(state.is_reply_only() && slot.role() == crate::tuple::Direction::Original)
+            && !(state.is_reply_only() && slot.role() == Direction::Original)
     }
 
     /// No position could be claimed: clears dead ones, or lengthens the chain, or gives up.

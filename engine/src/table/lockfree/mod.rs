@@ -172,7 +172,7 @@ pub use scan::Isa;
 pub use worker::{LockfreeCounters, LockfreeWorker};
 
 use bucket::Index;
-use canonical::{Pieces, Place};
+use canonical::Pieces;
 use pool::Pool;
 use scan::Available;
 use word::{ENTRIES_MAX, Slot, State};
@@ -318,20 +318,13 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     }
 
     /// The pieces of an entry whose state was seen alive in this pin (I7).
-    fn pieces_of(&self, id: EntryId, state: State) -> Pieces<K> {
-        let [original, reply] = self.keys_of(id);
-        let places = Place::of_both(&original, &reply, self.hashing());
-        self.pieces_at(id, state, places)
-    }
-
-    /// The same where the places of its keys are known.
     #[inline]
-    fn pieces_at(&self, id: EntryId, state: State, places: [Place; 2]) -> Pieces<K> {
+    fn pieces_of(&self, id: EntryId, state: State) -> Pieces<K> {
         let [original, reply] = self.keys_of(id);
         if state.is_reply_only() {
             return Pieces::reply_only(&reply, self.hashing());
         }
-        Pieces::placed(&original, &reply, places)
+        Pieces::of(&original, &reply, self.hashing())
             .expect("a clash with itself is refused at the door")
     }
 

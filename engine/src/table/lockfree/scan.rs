@@ -270,13 +270,27 @@ impl Available {
     pub(super) fn sees_none(self, bucket: &Bucket, tag: u16) -> bool {
         match self.0 {
             #[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, miri))))]
-            Isa::Avx2 => vector::has_no::<vector::Avx2>(bucket, tag),
+            Isa::Avx2 => vector::alone::<vector::Avx2>(bucket, tag).is_empty(),
             #[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, miri))))]
-            Isa::Avx512 => vector::has_no::<vector::Avx512>(bucket, tag),
+            Isa::Avx512 => vector::alone::<vector::Avx512>(bucket, tag).is_empty(),
             _ => {
                 let _ = (bucket, tag);
                 false
             }
+        }
+    }
+}
+
+impl Available {
+    /// The slots of a bucket whose words have this tag, and perhaps free ones.
+    #[inline(always)]
+    pub(super) fn candidates(self, bucket: &Bucket, tag: u16) -> Candidates {
+        match self.0 {
+            #[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, miri))))]
+            Isa::Avx2 => vector::alone::<vector::Avx2>(bucket, tag),
+            #[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, miri))))]
+            Isa::Avx512 => vector::alone::<vector::Avx512>(bucket, tag),
+            _ => Scalar::candidates(bucket, u64::from(tag), SLOTS),
         }
     }
 }
@@ -336,12 +350,12 @@ mod vector {
         }
     }
 
-    /// Has a bucket no word of this tag? The matcher's instructions must be available, as for all of it.
+    /// One compare by itself. The matcher's instructions must be available, as for all of it.
     #[inline(always)]
-    pub(super) fn has_no<S: Matcher>(bucket: &Bucket, tag: u16) -> bool {
-        let none = S::candidates(bucket, u64::from(tag), SLOTS).is_empty();
+    pub(super) fn alone<S: Matcher>(bucket: &Bucket, tag: u16) -> Candidates {
+        let candidates = S::candidates(bucket, u64::from(tag), SLOTS);
         S::leave();
-        none
+        candidates
     }
 
     /// Two loads of 32 bytes. Only where [`Isa::Avx2`](super::Isa::Avx2) is available.
