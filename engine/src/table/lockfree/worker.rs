@@ -10,6 +10,7 @@ use super::pool::Cache;
 use super::prefetch::prefetch;
 use super::{LockfreeTable, word::State};
 use crate::sync::{AtomicU64, Ordering};
+use crate::table::FlowTable;
 use crate::table::hash::KeyHasher;
 use crate::table::key::FlowKey;
 use crate::table::slab::EntryId;
@@ -39,8 +40,23 @@ struct Orphan {
     overflow_limbo: Limbo,
 }
 
+impl Orphan {
+    fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+            && self.overflow.is_empty()
+            && self.entry_limbo.is_empty()
+            && self.overflow_limbo.is_empty()
+    }
+}
+
 #[cfg(test)]
 impl Shared {
+    /// Workers that are gone and whose numbers nobody has taken over.
+    #[cfg(not(any(loom, shuttle)))]
+    pub(super) fn orphans(&self) -> usize {
+        self.orphans.lock().unwrap().len()
+    }
+
     /// Free and waiting numbers of workers that are gone: entries, then overflow buckets.
     pub(super) fn orphan_numbers(&self) -> [Vec<u32>; 4] {
         let orphans = self.orphans.lock().unwrap();
@@ -281,7 +297,10 @@ impl LockfreeWorker {
         self.seal();
         let now = self.shared.epochs.try_advance();
         self.give_ripe_buckets(pool, now);
-        if let Some(mut orphan) = self.next_orphan() {
+        // Ends: there are as many orphans as workers have gone.
+        while self.overflow.is_empty()
+            && let Some(mut orphan) = self.next_orphan()
+        {
             // What has waited long enough already is free, whoever took it out.
             while let Some(number) = orphan.overflow_limbo.ripe(now) {
                 pool.give_ripe(&mut self.overflow, number);
@@ -313,8 +332,8 @@ impl Drop for LockfreeWorker {
 }
 
 impl LockfreeWorker {
-    /// Unpins, and leaves all that it has at hand to the others.
-    pub(super) fn give_back_all(&mut self) {
+    /// Unpins, and lets what it took out wait.
+    fn let_go(&mut self) {
         self.shared.epochs.unpin(self.seat);
         (self.pinned, self.nested, self.held) = (false, 0, 0);
         self.removed.clear();
@@ -329,6 +348,11 @@ impl LockfreeWorker {
         for _ in 0..GRACE {
             self.shared.epochs.try_advance();
         }
+    }
+
+    /// Unpins, and leaves all that it has at hand to the others.
+    pub(super) fn give_back_all(&mut self) {
+        self.let_go();
         // Relaxed: see `take_permit`.
         let permits = std::mem::take(&mut self.permits);
         self.shared.quota.fetch_add(permits, Ordering::Relaxed);
@@ -338,6 +362,10 @@ impl LockfreeWorker {
             entry_limbo: std::mem::take(&mut self.entry_limbo),
             overflow_limbo: std::mem::take(&mut self.overflow_limbo),
         };
+        // A worker that has left is dropped too.
+        if orphan.is_empty() {
+            return;
+        }
         let mut orphans = self
             .shared
             .orphans
@@ -349,6 +377,24 @@ impl LockfreeWorker {
 
 /// Pins, and the way of entries from one life to the next.
 impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
+    /// A new worker. What it takes over of one that is gone is looked through now: it may do nothing for long.
+    pub(super) fn welcome(&self) -> LockfreeWorker {
+        let mut worker = LockfreeWorker::new(&self.shared);
+        self.reclaim_some(&mut worker);
+        worker
+    }
+
+    /// A worker leaves. What has waited long enough, as all has when nobody is pinned, goes to the pools, where
+    /// everybody finds it.
+    pub(super) fn see_off(&self, worker: &mut LockfreeWorker) {
+        while let Some(&id) = worker.owned.front() {
+            self.release(worker, id);
+        }
+        worker.let_go();
+        self.reclaim_some(worker);
+        worker.give_back_all();
+    }
+
     /// A batch or a call begins.
     #[inline]
     pub(super) fn begin_call(&self, worker: &mut LockfreeWorker) {
@@ -390,6 +436,12 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
         worker.seal();
         self.shared.epochs.unpin(worker.seat);
         worker.pinned = false;
+        self.reclaim_some(worker);
+    }
+
+    /// [`LockfreeTable::reclaim`], if anything waits.
+    #[inline]
+    fn reclaim_some(&self, worker: &mut LockfreeWorker) {
         if !worker.entry_limbo.is_empty() || !worker.overflow_limbo.is_empty() {
             self.reclaim(worker);
         }
