@@ -102,7 +102,8 @@
 //! which each operation does a bounded number of times. Allocate, release: lock-free
 //! (`pool`, `epoch`). A thread that stops while pinned holds up the reuse of entries: others
 //! go on until the slack is used, and are then refused and counted
-//! ([`LockfreeCounters::recycle_stalled`]). Its tentative words keep their slots occupied.
+//! ([`LockfreeCounters::recycle_stalled`]). Its tentative words keep their slots occupied. What a worker took out in its last
+//! batch waits in its limbo until it makes a call again, or leaves.
 //!
 //! # What a lookup costs
 //! Two dependent lines. A batch hashes all keys and asks for all heads, compares whole buckets

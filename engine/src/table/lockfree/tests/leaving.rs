@@ -6,7 +6,7 @@ use crate::table::hash::HashKey;
 use crate::table::key::KeyV4;
 use crate::table::{ClashStep, Confirmed, FlowTable};
 
-/// Connects `count` connections whose keys are all different, in a table of one chain or of many.
+/// Connects `count` connections whose keys are all different.
 fn connect_some<G: super::Geometry>(
     table: &LockfreeTable<KeyV4, G>,
     worker: &mut super::LockfreeWorker,
@@ -45,6 +45,7 @@ fn what_a_worker_took_out_before_it_left_is_free_although_a_newcomer_does_nothin
     // In one batch: nothing is used again before it is over.
     table.begin(&mut worker);
     remove_all(&table, &mut worker);
+    table.end(&mut worker);
     table.leave(&mut worker);
     drop(worker);
     let idle = table.worker();
@@ -58,15 +59,22 @@ fn what_a_worker_took_out_before_it_left_is_free_although_a_newcomer_does_nothin
 /// The same if somebody was pinned when it left: it waits, and whoever runs out finds it.
 #[test]
 fn what_had_to_wait_when_a_worker_left_is_found_by_who_runs_out() {
-    let table = table::<Wide>(200, 100, 40);
+    const ALL: usize = 100;
+    let layout = Layout {
+        entries_max: ALL,
+        slack: 10,
+        heads: 100,
+        overflow: 40,
+    };
+    let table = LockfreeTable::<KeyV4, Wide>::with_layout(layout, HashKey(1, 2), false);
     let (mut worker, mut pinned, mut busy) = (table.worker(), table.worker(), table.worker());
-    connect_some(&table, &mut worker, 100);
+    connect_some(&table, &mut worker, ALL as u8);
     table.begin(&mut pinned);
     remove_all(&table, &mut worker);
     table.leave(&mut worker);
     table.end(&mut pinned);
     let got = std::iter::from_fn(|| table.allocate(&mut busy)).count();
-    assert_eq!(got, 100);
+    assert_eq!(got, ALL);
 }
 
 #[test]
@@ -82,15 +90,18 @@ fn workers_that_come_and_go_leave_nothing_of_their_own() {
     table.assert_quiescent(&[], &[]);
 }
 
-/// The first one to look finds only entries; the buckets are behind them.
+/// Who is out of overflow buckets first comes upon a worker that left none.
 #[test]
 fn overflow_buckets_are_found_behind_a_worker_that_left_none() {
     let table = table::<Narrow<1, 1, 3>>(1, 40, 3);
     let mut busy = table.worker();
     let (mut first, mut last) = (table.worker(), table.worker());
     connect_some(&table, &mut first, 4);
+    // Pinned meanwhile: the buckets have to wait.
+    table.begin(&mut busy);
     remove_all(&table, &mut first);
     table.leave(&mut first);
+    table.end(&mut busy);
     let id = table.allocate(&mut last).unwrap();
     table.discard(&mut last, id);
     table.leave(&mut last);
