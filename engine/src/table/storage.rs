@@ -66,12 +66,7 @@ impl<T: Zeroed> Array<T> {
     /// If the system has no memory to give.
     #[must_use]
     pub fn zeroed(length: usize) -> Array<T> {
-        const { assert!(!std::mem::needs_drop::<T>() || PLAIN) };
-        const { assert!(align_of::<T>() <= HUGE_PAGE_BYTES) };
-        let bytes = length
-            .checked_mul(size_of::<T>())
-            .filter(|bytes| *bytes <= BYTES_MAX)
-            .expect("a table's memory is less than the address space");
+        let bytes = Array::<T>::bytes(length);
         if PLAIN || bytes < HUGE_PAGE_BYTES {
             return Array::boxed(length);
         }
@@ -84,13 +79,21 @@ impl<T: Zeroed> Array<T> {
     /// As [`Array::zeroed`].
     #[must_use]
     pub fn sparse(length: usize) -> Array<T> {
-        let bytes = length
-            .checked_mul(size_of::<T>())
-            .expect("a table's memory is less than the address space");
+        let bytes = Array::<T>::bytes(length);
         if PLAIN || bytes == 0 {
             return Array::boxed(length);
         }
         Array::mapped(length, bytes, Pages::Small)
+    }
+
+    /// What an array of `length` takes, for every way to make one: `mapped` relies on all of it.
+    fn bytes(length: usize) -> usize {
+        const { assert!(!std::mem::needs_drop::<T>() || PLAIN) };
+        const { assert!(align_of::<T>() <= HUGE_PAGE_BYTES) };
+        length
+            .checked_mul(size_of::<T>())
+            .filter(|bytes| *bytes <= BYTES_MAX)
+            .expect("a table's memory is less than the address space")
     }
 
     fn boxed(length: usize) -> Array<T> {
@@ -211,10 +214,20 @@ mod tests {
         assert!(!Array::<AtomicU64>::zeroed(HUGE_PAGE_BYTES / 8 - 1).is_mapped());
     }
 
-    /// With the huge page that a mapping is longer, this many bytes would wrap to a few.
+    /// With the huge page that a mapping is longer, this many bytes would wrap to a few, and the array
+    /// would read far beyond them.
     #[test]
-    #[should_panic(expected = "less than the address space")]
     fn an_array_as_large_as_the_address_space_is_refused() {
-        let _ = Array::<AtomicU64>::zeroed(usize::MAX / 8);
+        for make in [Array::<AtomicU64>::zeroed, Array::<AtomicU64>::sparse] {
+            for length in [usize::MAX / 8, (isize::MAX as usize) / 8] {
+                let panic = std::panic::catch_unwind(|| make(length)).unwrap_err();
+                let text = panic.downcast_ref::<String>().map(String::as_str);
+                let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+                assert_eq!(
+                    text,
+                    Some("a table's memory is less than the address space")
+                );
+            }
+        }
     }
 }

@@ -46,7 +46,7 @@ use crossbeam_utils::CachePadded;
 use crate::sync::{AtomicU64, CHECKED, Ordering, fence};
 
 /// Workers of one table at one time.
-pub(super) const WORKERS_MAX: usize = if CHECKED { 4 } else { 1024 };
+pub(super) const WORKERS_MAX: usize = if CHECKED { 5 } else { 1024 };
 
 const FIRST: u64 = 2;
 const UNPINNED: u64 = 0;

@@ -261,11 +261,12 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
         // Release, P1: keys and all other fields. A plain store: nobody changes a state that
         // is free, dead or not yet in any slot, but its owner.
         self.state_word(id).store(pending.0, Ordering::Release);
-        worker.unshown = Some(id);
+        // Not after an attempt that others knew of: a claim of a late helper of it is the same word, and
+        // may lead somebody to this one, who then decides it.
+        worker.unshown = (!confirm.shown).then_some(id);
         let insert = Insert { id, pending };
         self.finish(worker, insert, pieces);
-        let shown = worker.unshown.take().is_none();
-        confirm.shown |= shown;
+        confirm.shown = worker.unshown.take().is_none();
         // Acquire, P1: what the decision was made from.
         let state = State(self.state_word(id).load(Ordering::Acquire));
         debug_assert!(!state.is_pending() && state.generation() == id.generation);
@@ -277,7 +278,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
         };
         // An insert that met the winner before it claimed a slot has nothing to clear, and nobody
         // who could help it late: who helps has read its word in a slot. That is the usual loser of a clash.
-        if shown {
+        if confirm.shown {
             self.clear_all(worker, id, pieces);
         }
         entry.put_status(confirm.status);

@@ -102,7 +102,8 @@
 //! which each operation does a bounded number of times. Allocate, release: lock-free
 //! (`pool`, `epoch`). A thread that stops while pinned holds up the reuse of entries: others
 //! go on until the slack is used, and are then refused and counted
-//! ([`LockfreeCounters::recycle_stalled`]). Its tentative words keep their slots occupied.
+//! ([`LockfreeCounters::recycle_stalled`]). Its tentative words keep their slots occupied. What a worker took out in its last
+//! batch waits in its limbo until it makes a call again, or leaves.
 //!
 //! # What a lookup costs
 //! Two dependent lines. A batch hashes all keys and asks for all heads, compares whole buckets
@@ -227,7 +228,9 @@ impl Layout {
         // Small tables too: workers keep some numbers at hand.
         const SLACK_MIN: usize = 2048;
         const OVERFLOW_MIN: usize = 2048;
-        let heads = (2 * capacity * 100)
+        // Saturating, here and below: a capacity that wraps round would be taken for a small one, not refused.
+        let heads = capacity
+            .saturating_mul(2 * 100)
             .div_ceil(bucket::SLOTS * FILL_PERCENT)
             .max(1);
         Layout {
@@ -236,6 +239,18 @@ impl Layout {
             heads,
             // At this fill about an eighth of the chains own one after many turnovers.
             overflow: heads / 4 + OVERFLOW_MIN,
+        }
+    }
+
+    /// The same with room for what so many workers keep at hand, which the others cannot have.
+    #[must_use]
+    pub fn for_workers(self, workers: usize) -> Layout {
+        let at_hand = workers.saturating_mul(2 * pool::CHUNK);
+        let entries_left = ENTRIES_MAX.saturating_sub(self.entries_max);
+        Layout {
+            slack: self.slack.max(at_hand.min(entries_left)),
+            overflow: self.overflow.max(self.heads / 4 + at_hand),
+            ..self
         }
     }
 }
@@ -263,7 +278,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     /// If there is no head bucket, more than 2^26 - 2 entries, or no memory.
     #[must_use]
     pub fn with_layout(layout: Layout, hash_key: HashKey, acct: bool) -> Self {
-        let entries = layout.entries_max + layout.slack;
+        let entries = layout.entries_max.saturating_add(layout.slack);
         assert!(
             entries <= ENTRIES_MAX,
             "a slot can name {ENTRIES_MAX} entries, not {entries}"
@@ -367,7 +382,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> FlowTable<K> for LockfreeTable<K, G,
 
     /// `config.buckets` is not asked: the number follows from the capacity ([`Layout::for_capacity`]).
     fn new(config: &TableConfig) -> Self {
-        let mut layout = Layout::for_capacity(config.capacity);
+        let mut layout = Layout::for_capacity(config.capacity).for_workers(config.workers);
         layout.slack = config.slack.unwrap_or(layout.slack);
         let mut table = LockfreeTable::with_layout(layout, config.hash_key, config.acct);
         table.set_prefetch(config.prefetch, config.prefetch_write);
@@ -381,11 +396,11 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> FlowTable<K> for LockfreeTable<K, G,
     }
 
     fn worker(&self) -> LockfreeWorker {
-        LockfreeWorker::new(&self.shared)
+        self.welcome()
     }
 
     fn leave(&self, worker: &mut LockfreeWorker) {
-        worker.give_back_all();
+        self.see_off(worker);
     }
 
     #[inline]

@@ -195,6 +195,10 @@ impl Cache {
         }
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.taking.is_empty() && self.giving.is_empty()
+    }
+
     /// A number that will be taken soon.
     pub(super) fn soon(&self) -> Option<u32> {
         const AHEAD: usize = 8;

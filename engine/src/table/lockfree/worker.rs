@@ -1,10 +1,14 @@
-//! A thread's own part of the table: its pin, its free numbers, what it took out.
+//! A thread's own part of the table: its pin, its free numbers, what it took out. How workers come and go: `leaving`.
+
+mod leaving;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
+use leaving::Orphan;
+
 use super::bucket::Geometry;
-use super::epoch::{Epochs, GRACE, Limbo, Seat};
+use super::epoch::{Epochs, Limbo, Seat};
 use super::overflow::OverflowPool;
 use super::pool::Cache;
 use super::prefetch::prefetch;
@@ -29,30 +33,6 @@ pub(super) struct Shared {
     /// Numbers that a limbo can come to hold.
     limbo_entries: usize,
     limbo_overflow: usize,
-}
-
-#[derive(Debug)]
-struct Orphan {
-    entries: Cache,
-    overflow: Cache,
-    entry_limbo: Limbo,
-    overflow_limbo: Limbo,
-}
-
-#[cfg(test)]
-impl Shared {
-    /// Free and waiting numbers of workers that are gone: entries, then overflow buckets.
-    pub(super) fn orphan_numbers(&self) -> [Vec<u32>; 4] {
-        let orphans = self.orphans.lock().unwrap();
-        let all =
-            |numbers: &dyn Fn(&Orphan) -> Vec<u32>| orphans.iter().flat_map(numbers).collect();
-        [
-            all(&|o| o.entries.iter().collect()),
-            all(&|o| o.entry_limbo.iter().collect()),
-            all(&|o| o.overflow.iter().collect()),
-            all(&|o| o.overflow_limbo.iter().collect()),
-        ]
-    }
 }
 
 /// Permits that a worker takes from, or gives back to, the quota at once, at most. Few where
@@ -214,29 +194,6 @@ impl LockfreeWorker {
             .is_some()
     }
 
-    /// What a worker that is gone left behind, if there is one.
-    fn next_orphan(&self) -> Option<Orphan> {
-        self.shared.orphans.try_lock().ok()?.pop()
-    }
-
-    /// Takes it over. What waits there goes on waiting if nothing waits here; else it begins anew,
-    /// for what waits is in the order of its epochs.
-    fn adopt(&mut self, mut orphan: Orphan) {
-        self.entries.absorb(&mut orphan.entries);
-        self.overflow.absorb(&mut orphan.overflow);
-        let both = [
-            (&mut self.entry_limbo, &mut orphan.entry_limbo),
-            (&mut self.overflow_limbo, &mut orphan.overflow_limbo),
-        ];
-        for (own, others) in both {
-            if own.is_empty() {
-                std::mem::swap(own, others);
-            } else if !others.is_empty() {
-                own.absorb(others, self.shared.epochs.stamp());
-            }
-        }
-    }
-
     fn take_permit(&mut self) -> bool {
         if self.permits > 0 {
             self.permits -= 1;
@@ -281,7 +238,10 @@ impl LockfreeWorker {
         self.seal();
         let now = self.shared.epochs.try_advance();
         self.give_ripe_buckets(pool, now);
-        if let Some(mut orphan) = self.next_orphan() {
+        // Ends: there are as many orphans as workers have gone.
+        while self.overflow.is_empty()
+            && let Some(mut orphan) = self.next_orphan()
+        {
             // What has waited long enough already is free, whoever took it out.
             while let Some(number) = orphan.overflow_limbo.ripe(now) {
                 pool.give_ripe(&mut self.overflow, number);
@@ -302,48 +262,6 @@ impl LockfreeWorker {
             self.entry_limbo.seal(stamp);
             self.overflow_limbo.seal(stamp);
         }
-    }
-}
-
-impl Drop for LockfreeWorker {
-    fn drop(&mut self) {
-        self.give_back_all();
-        self.shared.epochs.leave(self.seat);
-    }
-}
-
-impl LockfreeWorker {
-    /// Unpins, and leaves all that it has at hand to the others.
-    pub(super) fn give_back_all(&mut self) {
-        self.shared.epochs.unpin(self.seat);
-        (self.pinned, self.nested, self.held) = (false, 0, 0);
-        self.removed.clear();
-        let mut entry_limbo = std::mem::take(&mut self.entry_limbo);
-        for id in self.owned.drain(..) {
-            entry_limbo.retire(id.index);
-            self.permits += 1;
-        }
-        // From now on what it took out waits for others, not for whoever takes it over.
-        self.entry_limbo = entry_limbo;
-        self.seal();
-        for _ in 0..GRACE {
-            self.shared.epochs.try_advance();
-        }
-        // Relaxed: see `take_permit`.
-        let permits = std::mem::take(&mut self.permits);
-        self.shared.quota.fetch_add(permits, Ordering::Relaxed);
-        let orphan = Orphan {
-            entries: std::mem::take(&mut self.entries),
-            overflow: std::mem::take(&mut self.overflow),
-            entry_limbo: std::mem::take(&mut self.entry_limbo),
-            overflow_limbo: std::mem::take(&mut self.overflow_limbo),
-        };
-        let mut orphans = self
-            .shared
-            .orphans
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        orphans.push(orphan);
     }
 }
 
@@ -390,6 +308,12 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
         worker.seal();
         self.shared.epochs.unpin(worker.seat);
         worker.pinned = false;
+        self.reclaim_some(worker);
+    }
+
+    /// [`LockfreeTable::reclaim`], if anything waits.
+    #[inline]
+    fn reclaim_some(&self, worker: &mut LockfreeWorker) {
         if !worker.entry_limbo.is_empty() || !worker.overflow_limbo.is_empty() {
             self.reclaim(worker);
         }

@@ -76,7 +76,7 @@ impl Scenario {
                         let answer = scenario.call_with(&table, &mut worker, one, &ids);
                         let made = turns.accesses(i + 1) - before;
                         assert!(made <= ACCESSES_OF_A_CALL, "{op:?} made {made} accesses");
-                        turns.note_call(made);
+                        turns.note_call(i + 1, made);
                         mine.lock()
                             .unwrap_or_else(PoisonError::into_inner)
                             .extend(answer);

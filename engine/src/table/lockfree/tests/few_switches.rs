@@ -1,5 +1,5 @@
 //! Schedules with few switches, given as *turns*: a thread, and how many accesses to shared
-//! words it makes before the next turn. A turn also ends when its thread does.
+//! words it makes before the next turn, or one call. A turn also ends when its thread does.
 //!
 //! A random scheduler switches at every access, so that a thread hardly ever stands still
 //! for the whole of another one's operation; the bugs of helping need just that. Turns also
@@ -17,6 +17,9 @@ use super::programs::{Random, setting};
 
 /// Accesses after which a thread is taken to wait for something that does not come.
 const ACCESSES_MAX: u64 = 20_000;
+
+/// As the length of a turn: until the call that the thread is in returns.
+const ONE_CALL: u64 = u64::MAX;
 
 /// The thread that starts and joins the others.
 const MAIN: usize = 0;
@@ -69,9 +72,12 @@ impl Turns {
         self.state().accesses.get(&thread).copied().unwrap_or(0)
     }
 
-    /// A call is over that made so many accesses.
-    pub(super) fn note_call(&self, accesses: u64) {
+    /// A call of a thread is over that made so many accesses.
+    pub(super) fn note_call(&self, thread: usize, accesses: u64) {
         let mut state = self.state();
+        if state.turns.front() == Some(&(thread, ONE_CALL)) {
+            state.turns.pop_front();
+        }
         state.longest_call = state.longest_call.max(accesses);
     }
 
@@ -116,7 +122,9 @@ impl Scheduler for InTurns {
             && let Some((thread, left)) = state.turns.front_mut()
         {
             if *left > 0 && can(*thread) {
-                *left -= 1;
+                if *left != ONE_CALL {
+                    *left -= 1;
+                }
                 next = Some(*thread);
             } else {
                 state.turns.pop_front();
@@ -272,33 +280,57 @@ fn a_helper_of_an_earlier_attempt_does_not_confirm_the_next() {
     check_all::<Narrow<3, 1, 0>>("a_helper_of_an_earlier_attempt", scenario, turns);
 }
 
-/// A helper of the first attempt has claimed a slot for the original key, and stands still; the
-/// entry comes in by its reply key alone, and who owned its original key goes. The helper's
-/// word leads to a confirmed entry that has this key: only the state says that it does not own it.
+/// A helper of the first attempt has claimed a slot for the original key, and stands still; somebody
+/// else comes in by that key, and the entry by its reply key alone; then who owned its original key goes. The
+/// helper's word leads to a confirmed entry that has this key: only the state says that it does not own it.
 #[test]
 fn a_word_of_the_first_attempt_does_not_lead_to_a_reply_only_entry() {
     let threads = vec![
         vec![or_reply_only(nat(1, B, A)), look(1)],
         vec![plain(2, 0)],
-        vec![remove(1), plain(3, 1), remove(1)],
+        vec![plain(3, 1), remove(1)],
     ];
-    let scenario = run(2, vec![plain(9, 1)], threads);
+    let scenario = run(2, vec![], threads);
     let mut random = Random(setting("SEED", 0));
     let turns = (0..setting("RUNS", 40_000)).map(|_| {
         let mut up_to = |least: u64, most: u64| least + random.below(most - least);
-        // Up to the look at who owns the original key; he goes; the helper claims; a new owner;
-        // the second stage; he goes too; the look.
+        // Past its reply key; the helper, up to its claim; the owner of the original key; the
+        // second stage; he goes; the look.
         vec![
-            (1, up_to(5, 45)),
-            (3, up_to(15, 40)),
-            (2, up_to(10, 60)),
-            (3, up_to(10, 60)),
+            (1, up_to(5, 30)),
+            (2, up_to(10, 50)),
+            (3, up_to(10, 40)),
             (1, up_to(20, 120)),
             (3, ACCESSES_MAX),
             (1, ACCESSES_MAX),
         ]
     });
     check_all::<Narrow<3, 1, 0>>("a_word_of_the_first_attempt", scenario, turns);
+}
+
+/// An insert that is about to lengthen the chain has an old header, and stands still; meanwhile the chain
+/// goes on, somebody comes in by the same key, and proposes a bucket. Taking that proposal for an outdated one, the insert
+/// would put it under a version that is over, lose the clash, and sweep a bucket that is being linked.
+#[test]
+fn a_proposal_of_another_thread_is_not_adopted_under_an_old_header() {
+    let threads = vec![vec![plain(1, 1)], vec![remove(0), plain(2, 1), plain(3, 2)]];
+    let scenario = run(1, vec![plain(9, 0)], threads).overflow(2);
+    let turns = (4..20).flat_map(|old| {
+        (30..90).flat_map(move |proposed| {
+            (4..24).flat_map(move |sweeping| {
+                (1..3).map(move |linked| {
+                    vec![
+                        (1, old),
+                        (2, proposed),
+                        (1, sweeping),
+                        (2, linked),
+                        (1, ACCESSES_MAX),
+                    ]
+                })
+            })
+        })
+    });
+    check_all::<Narrow<1, 1, 1>>("a_proposal_of_another_thread", scenario, turns);
 }
 
 /// A publisher stands still before it puts a bucket behind another one, which goes; the chain
@@ -362,4 +394,44 @@ fn a_claim_in_a_cleared_slot_is_not_official() {
         (20..150).map(move |helper| vec![(1, owner), (2, helper), (1, ACCESSES_MAX)])
     });
     check_all::<Narrow<3, 1, 0>>("a_claim_in_a_cleared_slot", scenario, turns);
+}
+
+/// A word of the first attempt makes the second one known to somebody else before its owner has
+/// shown it. A helper of the first attempt has claimed a slot for the second key, and stands still; whoever made
+/// that attempt fail has gone; another insert, whose header is so old that the slot was official, meets the word,
+/// finishes the second attempt in its owner's place, and loses it. The owner must not think that nobody
+/// knew of it: its first key was made official, and is to be cleared.
+#[test]
+fn an_attempt_that_a_word_of_an_earlier_one_made_known_is_cleared() {
+    let threads = vec![
+        vec![nat(1, A, B)],
+        vec![plain(2, 0)],
+        vec![plain(3, 1)],
+        vec![remove(3), plain(4, 1), remove(1), plain(5, 1)],
+    ];
+    let scenario = run(2, vec![plain(9, 3)], threads);
+    let (owner, helper, old, others) = (1, 2, 3, 4);
+    let mut random = Random(setting("SEED", 0));
+    let turns = (0..setting("RUNS", 20_000)).map(|_| {
+        let mut within = |least: u64, most: u64| least + random.below(most - least);
+        vec![
+            // Loads the header; then the slot is cleared.
+            (old, within(3, 7)),
+            (others, ONE_CALL),
+            // The first key; the helper's claim.
+            (owner, within(10, 17)),
+            (helper, within(18, 28)),
+            // The first attempt fails by somebody who goes; the second one begins.
+            (others, ONE_CALL),
+            (owner, within(7, 25)),
+            (others, ONE_CALL),
+            (owner, within(12, 42)),
+            // Its first key, by who met the word; its second one is taken.
+            (old, within(9, 26)),
+            (others, ONE_CALL),
+            (old, ACCESSES_MAX),
+            (owner, ACCESSES_MAX),
+        ]
+    });
+    check_all::<Narrow<3, 1, 0>>("an_attempt_made_known", scenario, turns);
 }

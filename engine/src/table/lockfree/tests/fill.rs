@@ -157,3 +157,42 @@ fn what_workers_that_are_gone_left_behind_is_there_for_the_next_one() {
         table.end(&mut ender);
     }
 }
+
+/// Each worker keeps some numbers at hand; the last one gets its entries all the same.
+#[test]
+fn each_of_many_workers_on_a_small_table_gets_its_share() {
+    const CAPACITY: usize = 1_000;
+    const WORKERS: usize = 200;
+    let config = TableConfig {
+        workers: WORKERS,
+        ..TableConfig::new(CAPACITY, HashKey(5, 6))
+    };
+    let table: LockfreeTable<KeyV4> = FlowTable::new(&config);
+    let mut workers: Vec<_> = (0..WORKERS).map(|_| table.worker()).collect();
+    for worker in &mut workers {
+        for _ in 0..CAPACITY / WORKERS {
+            assert!(table.allocate(worker).is_some());
+        }
+        assert_eq!(worker.counters().recycle_stalled, 0);
+    }
+}
+
+/// Sums that come round would make a small table of a capacity that no table has.
+#[test]
+fn a_capacity_that_no_table_has_is_refused() {
+    let quarter_more_is_nothing = usize::MAX / 5 * 4 + 4;
+    for (capacity, slack) in [
+        (usize::MAX, None),
+        (quarter_more_is_nothing, None),
+        (100, Some(usize::MAX - 50)),
+    ] {
+        let config = TableConfig {
+            slack,
+            ..TableConfig::new(capacity, HashKey(5, 6))
+        };
+        let make = || <LockfreeTable<KeyV4> as FlowTable<KeyV4>>::new(&config);
+        let panic = std::panic::catch_unwind(make).unwrap_err();
+        let text = panic.downcast_ref::<String>().expect("a message");
+        assert!(text.contains("a slot can name"), "{text}");
+    }
+}

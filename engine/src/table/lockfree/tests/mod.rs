@@ -17,6 +17,8 @@ mod fill;
 mod history;
 #[cfg(loom)]
 mod interleavings;
+#[cfg(not(any(loom, shuttle)))]
+mod leaving;
 #[cfg(any(loom, shuttle))]
 mod lost;
 #[cfg(not(any(loom, shuttle)))]
