@@ -1,7 +1,7 @@
 //! A thread's own part of the table: its pin, its free numbers, what it took out.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use super::bucket::Geometry;
 use super::epoch::{Epochs, GRACE, Limbo, Seat};
@@ -9,6 +9,7 @@ use super::overflow::OverflowPool;
 use super::pool::Cache;
 use super::prefetch::prefetch;
 use super::{LockfreeTable, word::State};
+use crate::sync::unchecked::Mutex;
 use crate::sync::{AtomicU64, Ordering};
 use crate::table::hash::KeyHasher;
 use crate::table::key::FlowKey;
