@@ -73,6 +73,12 @@ fn note<T: ?Sized>(value: &T, locked: u64) {
     });
 }
 
+/// Is a store or a fence of this ordering a locked operation?
+fn is_locked(ordering: Ordering) -> bool {
+    // SeqCst, only compared: the one that x86-64 makes an exchange of.
+    matches!(ordering, Ordering::SeqCst)
+}
+
 /// Notes that a value was read otherwise than by the atomics in it.
 pub fn seen<T>(value: &T) {
     note(value, 0);
@@ -86,12 +92,6 @@ pub fn fence(ordering: Ordering) {
         }
     });
     atomic::fence(ordering);
-}
-
-/// Is a store or a fence of this ordering a locked operation?
-fn is_locked(ordering: Ordering) -> bool {
-    // SeqCst, compared: the one that x86-64 makes an exchange of.
-    ordering == Ordering::SeqCst
 }
 
 macro_rules! on_the_tally {
@@ -220,12 +220,13 @@ mod tests {
     #[derive(Default)]
     struct Line([AtomicU64; 8]);
 
-    // Relaxed, all but one: one thread.
     #[test]
     fn exchanges_and_strong_stores_and_fences_are_locked_and_loads_are_not() {
         let word = AtomicU64::new(1);
+        // Relaxed: one thread.
         word.fetch_add(1, Ordering::Relaxed);
         begin();
+        // Any that is not SeqCst: one thread.
         assert_eq!(word.load(Ordering::Relaxed), 2);
         word.store(3, Ordering::Release);
         fence(Ordering::Acquire);
