@@ -5,7 +5,8 @@
 //! times and fails on another. `cargo bench -- --test` runs each once.
 //!
 //! One list of operations, two meters: criterion takes their time (`cargo bench`), and the exact
-//! gate counts their instructions (`cargo bench --features gate --bench instructions`). A module
+//! gate counts their instructions, locked operations and cache lines (`cargo bench --features gate
+//! --bench instructions`). A module
 //! a room of the engine: [`tuple_and_hash`], [`table`], [`nat_choice`], [`tcp`], [`packet_path`].
 
 #![forbid(unsafe_code)]

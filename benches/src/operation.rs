@@ -34,7 +34,7 @@ impl Operation {
 pub struct Pass {
     /// Operations of a pass.
     pub operations: u64,
-    run: Box<dyn FnMut()>,
+    pub(crate) run: Box<dyn FnMut()>,
 }
 
 impl fmt::Debug for Pass {
@@ -62,6 +62,14 @@ impl Pass {
     pub fn run(&mut self) {
         (self.run)();
     }
+}
+
+/// Between two operations of a pass, where they come one by one: the lines that they touch are
+/// counted for each. Only in a build that counts; batches are counted whole.
+#[inline(always)]
+pub fn next_operation() {
+    #[cfg(feature = "tally")]
+    clashtrack_engine::sync::tally::next_operation();
 }
 
 /// All operations, room by room.

@@ -17,7 +17,7 @@ use clashtrack_engine::table::slab::EntryId;
 use clashtrack_engine::table::{Confirmed, FlowTable, TableConfig};
 use clashtrack_engine::tuple::{Protocol, Tuple};
 
-use crate::operation::{Operation, Pass};
+use crate::operation::{Operation, Pass, next_operation};
 use crate::{Filled, NOW, TIMEOUT, keys};
 
 /// Connections in the table.
@@ -116,6 +116,7 @@ fn in_batches(isa: Isa, from: u32, hits: bool) -> Pass {
             table.status_batch(worker, black_box(batch), NOW, &mut found);
             table.end(worker);
             assert!(found.iter().all(|status| status.is_some() == hits));
+            next_operation();
         }
     })
 }
@@ -135,6 +136,7 @@ fn hit_alone(isa: Isa) -> Pass {
             assert_eq!(hit.id, *id);
             table.release(worker, hit.id);
             table.end(worker);
+            next_operation();
         }
     })
 }
@@ -148,6 +150,7 @@ fn miss_alone(isa: Isa) -> Pass {
             table.begin(worker);
             assert!(table.lookup(worker, black_box(key), NOW).is_none());
             table.end(worker);
+            next_operation();
         }
     })
 }
@@ -159,6 +162,7 @@ fn allocate_and_discard(isa: Isa) -> Pass {
         for _ in 0..512 {
             let id = table.allocate(worker).expect("the table has room");
             table.discard(worker, black_box(id));
+            next_operation();
         }
     })
 }
@@ -171,6 +175,7 @@ fn connect_alone(isa: Isa) -> Pass {
             let id = filled.connect(black_box(CONNECTIONS + n));
             filled.disconnect(id);
             filled.table.end(&mut filled.worker);
+            next_operation();
         }
     })
 }
@@ -204,6 +209,7 @@ fn connect_batch(isa: Isa) -> Pass {
                 table.release(worker, id);
             }
             table.end(worker);
+            next_operation();
         }
     })
 }
@@ -256,6 +262,7 @@ fn clash(isa: Isa, loser: Loser) -> Pass {
                 (_, other) => panic!("a wrong answer to a clash: {other:?}"),
             }
             table.end(worker);
+            next_operation();
         }
     })
 }

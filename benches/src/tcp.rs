@@ -17,7 +17,7 @@ use clashtrack_engine::table::lockfree::Isa;
 use clashtrack_engine::table::slab::{EntryId, FreeCache, Slab};
 
 use crate::NOW;
-use crate::operation::{Operation, Pass};
+use crate::operation::{Operation, Pass, next_operation};
 use crate::packets::{ACK, End, FIN, SYN, tcp, tuple_of};
 
 /// The operations of this room.
@@ -188,9 +188,11 @@ fn data_and_ack(_: Isa) -> Pass {
         for _ in 0..SEGMENTS / 2 {
             data.set_numbers(seq, 5_001);
             flow.track(&data, Action::Accept);
+            next_operation();
             seq = seq.wrapping_add(PAYLOAD);
             ack.set_numbers(5_001, seq);
             flow.track(&ack, Action::Accept);
+            next_operation();
         }
         flow.assert_is(TcpConntrackState::Established);
     })
@@ -202,6 +204,7 @@ fn same_ack(_: Isa) -> Pass {
     Pass::new(SEGMENTS, move || {
         for _ in 0..SEGMENTS {
             flow.track(&ack, Action::Accept);
+            next_operation();
         }
         flow.assert_is(TcpConntrackState::Established);
     })
@@ -213,6 +216,7 @@ fn outside(_: Isa) -> Pass {
     Pass::new(SEGMENTS, move || {
         for _ in 0..SEGMENTS {
             flow.track(&far, Action::Invalid);
+            next_operation();
         }
         flow.assert_is(TcpConntrackState::Established);
     })
@@ -235,6 +239,7 @@ fn whole_connection(_: Isa) -> Pass {
             }
             flow.assert_is(TcpConntrackState::TimeWait);
             flow.begin_again();
+            next_operation();
         }
     })
 }

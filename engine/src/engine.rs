@@ -3,8 +3,6 @@
 //! [`Worker::process`] is the whole data path; its steps are in the modules that it calls,
 //! in the order in which a packet meets them.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-
 use crossbeam_utils::CachePadded;
 
 use crate::config::Sysctls;
@@ -18,6 +16,8 @@ use crate::random::WorkerRng;
 use crate::rules::Ruleset;
 use crate::stats::{ConntrackStats, EngineStats, Fates, WorkerCounters};
 use crate::status::Status;
+use crate::sync::Ordering;
+use crate::sync::unchecked::{AtomicBool, AtomicUsize};
 use crate::table::hash::HashKey;
 use crate::table::key::{FlowKey, KeyV4};
 use crate::table::slab::CACHE_MAX;

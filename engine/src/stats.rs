@@ -8,7 +8,8 @@
 //!
 //! Source: `struct ip_conntrack_stat`; when each moves: kernel-behaviour notes in each caller.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::Ordering;
+use crate::sync::unchecked::AtomicU64;
 
 macro_rules! counters {
     ($(#[$outer:meta])* $cell:ident / $(#[$snap_outer:meta])* $snapshot:ident { $($(#[$doc:meta])* $name:ident,)* }) => {

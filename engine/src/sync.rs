@@ -1,10 +1,13 @@
 //! The one door to atomics for the code that a checker runs: std's, or loom's with
 //! `--cfg loom`, or shuttle's with `--cfg shuttle`. The lock-free table and the words of
-//! entries that it depends on name no other.
+//! entries that it depends on name no other. Atomics that no checker looks at are [`unchecked`].
+//! With the feature `tally` both count what they do (`tally`).
 
 #[cfg(all(test, loom))]
 pub(crate) mod counted;
 pub mod rounds;
+#[cfg(feature = "tally")]
+pub mod tally;
 
 #[cfg(all(test, loom))]
 pub use counted::{AtomicU64, fence};
@@ -13,7 +16,26 @@ pub use loom::sync::atomic::{AtomicU64, fence};
 #[cfg(shuttle)]
 pub use shuttle::sync::atomic::{AtomicU64, fence};
 #[cfg(not(any(loom, shuttle)))]
-pub use std::sync::atomic::{AtomicU64, fence};
+pub use unchecked::{AtomicU64, fence};
+
+/// What is the same under a checker: words that stand for themselves, and locks.
+pub mod unchecked {
+    #[cfg(feature = "tally")]
+    pub use super::tally::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Mutex, fence};
+    #[cfg(not(feature = "tally"))]
+    pub use std::sync::Mutex;
+    #[cfg(not(feature = "tally"))]
+    pub use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, fence};
+}
+
+/// Tells the tally, where there is one, that a value was read otherwise than by its atomics: by vectors.
+#[inline(always)]
+pub fn seen<T>(value: &T) {
+    #[cfg(feature = "tally")]
+    tally::seen(value);
+    #[cfg(not(feature = "tally"))]
+    let _ = value;
+}
 
 #[cfg(all(test, loom))]
 pub(crate) use loom::thread;
@@ -49,7 +71,7 @@ macro_rules! body_cell {
         #[doc = $doc]
         #[cfg(not(loom))]
         #[derive(Debug, Default)]
-        pub struct $name(std::sync::atomic::$atomic);
+        pub struct $name(unchecked::$atomic);
 
         #[cfg(not(loom))]
         impl $name {

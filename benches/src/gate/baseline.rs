@@ -1,10 +1,14 @@
 //! Committed counts, by what they were counted with, and how others compare.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::counting::Spent;
+use super::shared_memory::Shared;
 use super::{LIMIT, RENEW, counting};
 
 /// What a count depends on beside the code.
@@ -72,20 +76,43 @@ fn folder() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/baselines"))
 }
 
-/// What callgrind counted of one subject.
+/// What was counted of one subject.
 #[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Count {
-    /// Instructions.
+    /// Instructions, by callgrind.
     pub instructions: u64,
-    /// Operations that they were spent on.
+    /// Locked operations, by the engine.
+    pub locked: u64,
+    /// Distinct cache lines of each operation or batch, by the engine.
+    pub lines: u64,
+    /// Operations of which these are the sums.
     pub operations: u64,
 }
 
 impl Count {
-    /// Instructions an operation.
+    /// The two programs' counts of one subject.
+    ///
+    /// # Errors
+    /// If they did not do the same.
+    pub fn of(spent: Spent, shared: Shared) -> Result<Count, String> {
+        if spent.operations != shared.operations {
+            return Err(format!(
+                "{} operations were done under callgrind, and {} by the program that counts locked ones",
+                spent.operations, shared.operations
+            ));
+        }
+        Ok(Count {
+            instructions: spent.instructions,
+            locked: shared.locked,
+            lines: shared.lines,
+            operations: spent.operations,
+        })
+    }
+
+    /// So much of an operation each.
     #[must_use]
-    pub fn each(self) -> f64 {
-        self.instructions as f64 / self.operations as f64
+    pub fn each(self, of_all: u64) -> f64 {
+        of_all as f64 / self.operations as f64
     }
 }
 
@@ -102,37 +129,39 @@ pub struct Baseline {
     pub counts: Counts,
 }
 
-/// How a count compares.
+/// In what a count differs: each of these fails the gate. Fewer fails too, or the next change could
+/// spend what this one saved.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Verdict {
-    /// Within the limit.
-    Same,
-    /// More instructions.
+pub enum Difference {
+    /// More instructions, beyond the limit.
     Slower,
-    /// Fewer; fails too, or the next change could spend what this one saved.
+    /// Fewer instructions, beyond the limit.
     Faster,
+    /// More locked operations, by so many in all.
+    MoreLocked(u64),
+    /// Fewer of them.
+    FewerLocked(u64),
+    /// More cache lines, by so many in all.
+    MoreLines(u64),
+    /// Fewer of them.
+    FewerLines(u64),
     /// Not in the baseline.
     New,
     /// In the baseline only.
     Gone,
 }
 
-impl Verdict {
-    /// Does it fail the gate?
-    #[must_use]
-    pub fn fails(self) -> bool {
-        self != Verdict::Same
-    }
-
-    /// In a word.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Verdict::Same => "same",
-            Verdict::Slower => "SLOWER",
-            Verdict::Faster => "FASTER",
-            Verdict::New => "NEW",
-            Verdict::Gone => "GONE",
+            Difference::Slower => write!(f, "SLOWER"),
+            Difference::Faster => write!(f, "FASTER"),
+            Difference::MoreLocked(by) => write!(f, "MORE LOCKED (+{by} in all)"),
+            Difference::FewerLocked(by) => write!(f, "FEWER LOCKED (-{by} in all)"),
+            Difference::MoreLines(by) => write!(f, "MORE LINES (+{by} in all)"),
+            Difference::FewerLines(by) => write!(f, "FEWER LINES (-{by} in all)"),
+            Difference::New => write!(f, "NEW"),
+            Difference::Gone => write!(f, "GONE"),
         }
     }
 }
@@ -146,33 +175,58 @@ pub struct Row {
     pub before: Option<Count>,
     /// Counted now.
     pub now: Option<Count>,
-    /// What that means.
-    pub verdict: Verdict,
+    /// What fails.
+    pub differences: Vec<Difference>,
 }
 
 impl Row {
     fn new(name: &str, before: Option<Count>, now: Option<Count>) -> Row {
-        let mut row = Row {
+        let differences = match (before, now) {
+            (None, _) => vec![Difference::New],
+            (_, None) => vec![Difference::Gone],
+            (Some(before), Some(now)) => differences(before, now),
+        };
+        Row {
             name: name.to_owned(),
             before,
             now,
-            verdict: Verdict::Same,
-        };
-        row.verdict = match (before, now, row.change()) {
-            (None, _, _) => Verdict::New,
-            (_, None, _) => Verdict::Gone,
-            (_, _, Some(change)) if change > LIMIT => Verdict::Slower,
-            (_, _, Some(change)) if change < -LIMIT => Verdict::Faster,
-            _ => Verdict::Same,
-        };
-        row
+            differences,
+        }
     }
 
-    /// Share by which it grew.
+    /// Share by which its instructions grew.
     #[must_use]
     pub fn change(&self) -> Option<f64> {
-        Some(self.now?.each() / self.before?.each() - 1.0)
+        Some(change(self.before?, self.now?))
     }
+}
+
+fn change(before: Count, now: Count) -> f64 {
+    now.each(now.instructions) / before.each(before.instructions) - 1.0
+}
+
+fn differences(before: Count, now: Count) -> Vec<Difference> {
+    use Difference::{Faster, FewerLines, FewerLocked, MoreLines, MoreLocked, Slower};
+    let change = change(before, now);
+    let exact = |before: u64,
+                 now: u64,
+                 more: fn(u64) -> Difference,
+                 fewer: fn(u64) -> Difference| {
+        match now.cmp(&before) {
+            Ordering::Greater => Some(more(now - before)),
+            Ordering::Less => Some(fewer(before - now)),
+            Ordering::Equal => None,
+        }
+    };
+    [
+        (change > LIMIT).then_some(Slower),
+        (change < -LIMIT).then_some(Faster),
+        exact(before.locked, now.locked, MoreLocked, FewerLocked),
+        exact(before.lines, now.lines, MoreLines, FewerLines),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 impl Baseline {
@@ -250,14 +304,17 @@ mod tests {
     use super::*;
 
     fn counts(list: &[(&str, u64)]) -> Counts {
-        let count = |&(name, instructions): &(&str, u64)| {
-            let count = Count {
-                instructions,
-                operations: 100,
-            };
-            (name.to_owned(), count)
-        };
+        let count = |&(name, instructions): &(&str, u64)| (name.to_owned(), count(instructions));
         list.iter().map(count).collect()
+    }
+
+    fn count(instructions: u64) -> Count {
+        Count {
+            instructions,
+            locked: 200,
+            lines: 300,
+            operations: 100,
+        }
     }
 
     fn baseline(list: &[(&str, u64)]) -> Baseline {
@@ -270,8 +327,14 @@ mod tests {
         Baseline::new(toolchain, counts(list))
     }
 
-    fn verdicts(rows: &[Row]) -> Vec<(&str, Verdict)> {
-        rows.iter().map(|r| (r.name.as_str(), r.verdict)).collect()
+    fn differences(rows: &[Row]) -> Vec<(&str, &[Difference])> {
+        let row = |row| {
+            let Row {
+                name, differences, ..
+            }: &Row = row;
+            (name.as_str(), differences.as_slice())
+        };
+        rows.iter().map(row).collect()
     }
 
     #[test]
@@ -279,14 +342,51 @@ mod tests {
         let known = baseline(&[("a", 1000), ("b", 1000), ("c", 1000), ("d", 1000)]);
         let now = counts(&[("a", 1019), ("b", 1021), ("c", 979), ("d", 981)]);
         let rows = known.judge(&now, true);
-        let wanted = [
-            ("a", Verdict::Same),
-            ("b", Verdict::Slower),
-            ("c", Verdict::Faster),
-            ("d", Verdict::Same),
+        let wanted: [(_, &[Difference]); 4] = [
+            ("a", &[]),
+            ("b", &[Difference::Slower]),
+            ("c", &[Difference::Faster]),
+            ("d", &[]),
         ];
-        assert_eq!(verdicts(&rows), wanted);
-        assert!(Verdict::Slower.fails() && Verdict::Faster.fails() && !Verdict::Same.fails());
+        assert_eq!(differences(&rows), wanted);
+    }
+
+    #[test]
+    fn one_locked_operation_or_one_line_in_all_fails_either_way() {
+        let known = baseline(&[("a", 1000)]);
+        let of = |locked, lines| {
+            let count = Count {
+                locked,
+                lines,
+                ..count(1000)
+            };
+            known.judge(&[("a".to_owned(), count)].into(), true)[0]
+                .differences
+                .clone()
+        };
+        assert_eq!(of(200, 300), []);
+        assert_eq!(of(201, 300), [Difference::MoreLocked(1)]);
+        assert_eq!(of(199, 300), [Difference::FewerLocked(1)]);
+        assert_eq!(of(200, 301), [Difference::MoreLines(1)]);
+        let both = [Difference::FewerLocked(200), Difference::FewerLines(300)];
+        assert_eq!(of(0, 0), both);
+        assert!(both[0].to_string().contains("FEWER LOCKED (-200"));
+    }
+
+    #[test]
+    fn two_programs_that_did_not_do_the_same_are_found_out() {
+        let spent = Spent {
+            instructions: 7,
+            operations: 2,
+        };
+        let shared = |operations| Shared {
+            locked: 1,
+            lines: 3,
+            operations,
+        };
+        let count = Count::of(spent, shared(2)).unwrap();
+        assert_eq!((count.instructions, count.locked, count.lines), (7, 1, 3));
+        assert!(Count::of(spent, shared(3)).unwrap_err().contains("3"));
     }
 
     #[test]
@@ -294,15 +394,14 @@ mod tests {
         let known = baseline(&[("a", 1000), ("gone", 1000)]);
         let now = counts(&[("a", 1000), ("new", 1000)]);
         let rows = known.judge(&now, true);
-        let wanted = [
-            ("a", Verdict::Same),
-            ("gone", Verdict::Gone),
-            ("new", Verdict::New),
+        let wanted: [(_, &[Difference]); 3] = [
+            ("a", &[]),
+            ("gone", &[Difference::Gone]),
+            ("new", &[Difference::New]),
         ];
-        assert_eq!(verdicts(&rows), wanted);
-        assert!(Verdict::New.fails() && Verdict::Gone.fails());
+        assert_eq!(differences(&rows), wanted);
         let chosen = known.judge(&counts(&[("a", 1000)]), false);
-        assert_eq!(verdicts(&chosen), [("a", Verdict::Same)]);
+        assert_eq!(differences(&chosen), wanted[..1]);
     }
 
     #[test]
@@ -310,7 +409,7 @@ mod tests {
         let old = baseline(&[("a", 1000), ("b", 1000)]);
         let new = baseline(&[("a", 1001), ("b", 1000)]);
         let changes = new.changes_since(Some(&old));
-        assert_eq!(verdicts(&changes), [("a", Verdict::Same)]);
+        assert_eq!(differences(&changes), [("a", &[][..])]);
         assert_eq!(new.changes_since(None).len(), 2);
     }
 

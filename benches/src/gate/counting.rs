@@ -1,19 +1,19 @@
 //! Counting one operation: this program again, under callgrind, in a process of its own.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-use super::baseline::{Count, Counts};
-use super::{EXIT_CANNOT, Subject};
+use super::{EXIT_CANNOT, Subject, fault};
 use crate::operation::Pass;
 
 /// First argument of the program that is counted; its second one is the subject's name.
 pub const CHILD: &str = "--count-one";
 
 /// Passes that are counted, after one that is not.
-const PASSES: u64 = 4;
+pub(super) const PASSES: u64 = 4;
 
 /// What to install.
 const GET_VALGRIND: &str = "install valgrind (apt install valgrind, dnf install valgrind, \
@@ -38,11 +38,20 @@ pub fn valgrind_version() -> Result<String, String> {
     }
 }
 
+/// Instructions, and the operations that they were spent on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Spent {
+    /// Instructions.
+    pub instructions: u64,
+    /// Operations.
+    pub operations: u64,
+}
+
 /// Counts all of them, as many at once as there are cores: what runs beside does not change a count.
 ///
 /// # Errors
 /// Of the first that could not be counted.
-pub fn count_all(subjects: &[Subject]) -> Result<Counts, String> {
+pub fn count_all(subjects: &[Subject]) -> Result<BTreeMap<String, Spent>, String> {
     let folder = Folder::new()?;
     let jobs = thread::available_parallelism().map_or(1, usize::from);
     let left = Mutex::new(subjects.iter());
@@ -60,7 +69,7 @@ pub fn count_all(subjects: &[Subject]) -> Result<Counts, String> {
                 })
             })
             .collect();
-        let mut counts = Counts::new();
+        let mut counts = BTreeMap::new();
         for worker in workers {
             let counted = worker.join().map_err(|_| "a counting thread panicked")?;
             counts.extend(counted?);
@@ -87,7 +96,7 @@ impl Drop for Folder {
     }
 }
 
-fn count(subject: &Subject, file: &Path) -> Result<Count, String> {
+fn count(subject: &Subject, file: &Path) -> Result<Spent, String> {
     let name = subject.name();
     let program = std::env::current_exe().map_err(|error| format!("no own path: {error}"))?;
     let output = Command::new("valgrind")
@@ -115,7 +124,7 @@ fn count(subject: &Subject, file: &Path) -> Result<Count, String> {
     let profile =
         std::fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
     match instructions(&profile) {
-        Some(instructions) if instructions > 0 => Ok(Count {
+        Some(instructions) if instructions > 0 => Ok(Spent {
             instructions,
             operations,
         }),
@@ -139,11 +148,16 @@ pub fn child(name: Option<&str>) -> ExitCode {
         eprintln!("instructions: {CHILD}: there is no operation {name:?}");
         return ExitCode::from(EXIT_CANNOT);
     };
-    let mut pass = (subject.operation.prepare)(subject.isa);
+    let mut pass = prepare(&subject);
     pass.run();
     counted_passes(&mut pass);
     println!("{}", pass.operations * PASSES);
     ExitCode::SUCCESS
+}
+
+/// Makes a subject ready, for either program.
+pub(super) fn prepare(subject: &Subject) -> Pass {
+    fault::with_faults(subject, (subject.operation.prepare)(subject.isa))
 }
 
 /// Callgrind counts from the entry into this function to its end, found by its name.

@@ -18,11 +18,12 @@
 //!
 //! Source: `nf_nat_bysource`, `hash_by_src`, `find_appropriate_src` (nf_nat_core.c).
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{MutexGuard, PoisonError};
 
 use crossbeam_utils::CachePadded;
 
 use crate::addr::Addr;
+use crate::sync::unchecked::Mutex;
 use crate::table::hash::{HashKey, bucket_of};
 use crate::table::key::FlowKey;
 use crate::table::slab::EntryId;

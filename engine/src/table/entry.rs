@@ -2,12 +2,11 @@
 //!
 //! Memory picture, states, invariants and pairs are at the head of [`slab`](super::slab).
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-
 use super::key::{FlowKey, KeyV4};
 use super::storage::Zeroed;
 use crate::status::Status;
-use crate::sync::{AtomicU64 as StateWord, CHECKED};
+use crate::sync::unchecked::{AtomicU32, AtomicU64};
+use crate::sync::{AtomicU64 as StateWord, CHECKED, Ordering};
 use crate::time::{Nanos, is_past};
 use crate::tuple::Direction;
 

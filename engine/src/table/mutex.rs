@@ -19,7 +19,7 @@
 //! `__nf_conntrack_confirm`, `____nf_conntrack_find`, `early_drop_list` (nf_conntrack_core.c).
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::MutexGuard;
 
 use super::hash::{HashKey, bucket_of};
 use super::key::FlowKey;
@@ -29,6 +29,7 @@ use super::{
     Refusal, TableConfig, kernel_chain_limit,
 };
 use crate::status::Status;
+use crate::sync::unchecked::Mutex;
 use crate::time::Nanos;
 use crate::tuple::Direction;
 

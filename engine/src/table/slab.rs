@@ -47,15 +47,13 @@
 //! # Sources
 //! `struct nf_conn`, `SLAB_TYPESAFE_BY_RCU` and `refcount_inc_not_zero` in nf_conntrack_core.c.
 
-use std::sync::Mutex;
-use std::sync::atomic::{Ordering, fence};
-
 pub use super::entry::{Entry, EntryId, EntryState, Life};
 use super::entry::{GENERATION_MASK, ONE_REFERENCE};
 use super::key::FlowKey;
 use super::storage::Array;
 pub use super::tracker::{TrackerCell, TrackerGuard, TrackerWords, Traffic};
-use crate::sync::rounds;
+use crate::sync::unchecked::{Mutex, fence};
+use crate::sync::{Ordering, rounds};
 use crate::tuple::Direction;
 
 /// How many numbers a worker's cache takes from, or gives back to, the shared pool at once.

@@ -19,7 +19,8 @@ pub unsafe trait Zeroed: Default {}
 // SAFETY: an atomic of zero bytes is the number 0, its default.
 unsafe impl Zeroed for std::sync::atomic::AtomicU64 {}
 // SAFETY: a checker's is never made from zero bytes: its arrays are boxes of defaults (`PLAIN`).
-#[cfg(any(loom, shuttle))]
+// The tally's is std's in another coat.
+#[cfg(any(loom, shuttle, feature = "tally"))]
 unsafe impl Zeroed for crate::sync::AtomicU64 {}
 // SAFETY: one atomic word (under loom, as above).
 unsafe impl Zeroed for crate::sync::BodyWord {}

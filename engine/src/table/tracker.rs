@@ -2,11 +2,11 @@
 //!
 //! The pair of the lock (P2) is at the head of [`slab`](super::slab).
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-
 use crossbeam_utils::Backoff;
 
 use super::storage::Zeroed;
+use crate::sync::Ordering;
+use crate::sync::unchecked::{AtomicU32, AtomicU64};
 
 /// The tracker's memory of a connection (TCP, later SCTP): seven words under a lock.
 #[repr(C, align(64))]

@@ -43,7 +43,7 @@ use std::collections::VecDeque;
 
 use crossbeam_utils::CachePadded;
 
-use crate::sync::{AtomicU64, CHECKED, Ordering, fence};
+use crate::sync::{AtomicU64, CHECKED, Ordering, fence, unchecked};
 
 /// Workers of one table at one time.
 pub(super) const WORKERS_MAX: usize = if CHECKED { 5 } else { 1024 };
@@ -59,9 +59,9 @@ pub(super) struct Epochs {
     global: CachePadded<AtomicU64>,
     seats: Box<[CachePadded<AtomicU64>]>,
     /// 1 where somebody sits.
-    taken: Box<[std::sync::atomic::AtomicU32]>,
+    taken: Box<[unchecked::AtomicU32]>,
     /// Seats from here on were never taken.
-    used: std::sync::atomic::AtomicUsize,
+    used: unchecked::AtomicUsize,
 }
 
 /// A worker's place among the seats.

@@ -60,7 +60,7 @@ struct Chunk {
 }
 
 /// `next` and `depth` are read by threads that are about to lose the CAS: really atomic.
-type AtomicHalf = std::sync::atomic::AtomicU32;
+type AtomicHalf = crate::sync::unchecked::AtomicU32;
 
 impl Default for Chunk {
     fn default() -> Chunk {

@@ -376,6 +376,7 @@ mod vector {
 
         #[inline(always)]
         fn candidates(bucket: &Bucket, hash: u64, used: usize) -> Candidates {
+            crate::sync::seen(bucket);
             let (low, high): (u64, u64);
             // SAFETY: reads the 64 bytes of the bucket, which is aligned to them, and changes the
             // named registers alone. The instructions exist: whoever chose this matcher asked.
@@ -410,6 +411,7 @@ mod vector {
                 let plain = size_of::<K>() == 16 && size_of::<K::Cell>() == 16;
                 assert!(!K::IS_16_PLAIN_BYTES || plain && Entry::<K>::KEYS_ARE_SIDE_BY_SIDE);
             }
+            crate::sync::seen(entry);
             let lanes: u32;
             // SAFETY: reads 16 bytes of the key and 32 of the entry, where its two keys are side by side
             // (asserted above), and changes the named registers alone; the instructions exist. The
@@ -458,6 +460,7 @@ mod vector {
 
         #[inline(always)]
         fn candidates(bucket: &Bucket, hash: u64, used: usize) -> Candidates {
+            crate::sync::seen(bucket);
             let bytes: u64;
             // SAFETY: as above.
             unsafe {

@@ -3,7 +3,7 @@
 mod leaving;
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use leaving::Orphan;
 
@@ -13,6 +13,7 @@ use super::overflow::OverflowPool;
 use super::pool::Cache;
 use super::prefetch::prefetch;
 use super::{LockfreeTable, word::State};
+use crate::sync::unchecked::Mutex;
 use crate::sync::{AtomicU64, Ordering};
 use crate::table::hash::KeyHasher;
 use crate::table::key::FlowKey;
