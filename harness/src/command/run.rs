@@ -6,6 +6,7 @@ mod child;
 mod large;
 mod launches;
 mod memory;
+mod rate;
 mod text;
 
 use std::io::{self, IsTerminal, Write};
@@ -51,6 +52,7 @@ struct Config<'a> {
     isa: &'static str,
     prefetch: &'static str,
     prefetch_asked: &'static str,
+    steer: &'static str,
     duration_ms: f64,
     repeat: usize,
     launches: usize,
@@ -217,6 +219,7 @@ fn envelope(plan: &Plan, order: Order, cores: &Cores, outcome: &Outcome) -> Resu
         isa: plan.isa.resolved().name(),
         prefetch: plan.prefetch.name(),
         prefetch_asked: order.prefetch_asked,
+        steer: plan.steer.name(),
         duration_ms: used(plan, |case| case.duration)[0].as_secs_f64() * 1e3,
         repeat: used(plan, Case::samples)[0],
         launches: order.launches,

@@ -27,6 +27,7 @@ fn plan(workloads: &[Workload]) -> Plan {
         prefetch: Hint::default(),
         isa: clashtrack_engine::table::lockfree::Isa::default(),
         steer: steer::Steer::default(),
+        demand: open_loop::Demand::default(),
     }
 }
 

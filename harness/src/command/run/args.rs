@@ -6,6 +6,7 @@ use clashtrack_engine::table::prefetch::Hint;
 use clashtrack_engine::tuple::Protocol;
 
 use super::launches;
+use super::rate::RateArgs;
 use crate::calibrate::{self, Access};
 use crate::command::{Globals, values};
 use crate::error::Error;
@@ -15,7 +16,7 @@ use crate::workload::flows::FLOWS_MAX;
 use crate::workload::measure::TOGETHER_MAX;
 use crate::workload::steer::Steer;
 use crate::workload::worker::Cores;
-use crate::workload::{self, Kind, MAIN_JOB, Plan, WORKLOADS};
+use crate::workload::{self, Kind, MAIN_JOB, Plan, WORKLOADS, Workload};
 
 const AFTER_HELP: &str = "\
 Sizes are written as 64k or 1M, times as 500ms or 10s; lists with commas; 1k..16M doubles from 1k to 16M.
@@ -109,6 +110,9 @@ pub struct RunArgs {
     /// How packets are spread over workers, where that matters (`skew`): rss, hash or random [default: rss]
     #[arg(long, value_name = "HOW")]
     pub steer: Option<String>,
+    /// Open loop
+    #[command(flatten)]
+    pub rate: RateArgs,
     /// For `churn` alone, in a process of its own: print the growth of memory a connection
     #[arg(long, hide = true)]
     pub memory_only: bool,
@@ -130,6 +134,7 @@ impl RunArgs {
             isa: "auto".to_owned(),
             prefetch: "auto".to_owned(),
             steer: None,
+            rate: RateArgs::default(),
             memory_only: false,
         }
     }
@@ -171,8 +176,10 @@ impl RunArgs {
                 )
             })
         });
+        let workloads: Vec<Workload> = workloads.collect::<Result<_, _>>()?;
         let mut plan = Plan {
-            workloads: workloads.collect::<Result<_, _>>()?,
+            demand: self.rate.demand(&workloads)?,
+            workloads,
             tables: tables.collect::<Result<_, _>>()?,
             workers: bounded("--workers", &self.workers, WORKERS_MAX)?,
             batches: bounded("--batch", &self.batch, BATCH_MAX)?,
@@ -241,7 +248,7 @@ const LARGE: &str = "lockfree";
 /// Protocols that connections of the measured workloads may have.
 const PROTOCOLS: [Protocol; 2] = [Protocol::TCP, Protocol::UDP];
 
-fn unknown(
+pub(super) fn unknown(
     flag: &'static str,
     what: &str,
     name: &str,

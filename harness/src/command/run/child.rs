@@ -4,6 +4,7 @@ use std::process::{Command, Stdio};
 
 use serde::Deserialize;
 
+use super::rate;
 use crate::error::{EXIT_INTERRUPTED, EXIT_NO, Error};
 use crate::load::Load;
 use crate::report::json::RunResult;
@@ -107,6 +108,7 @@ pub(super) fn words(plan: &Plan, sizes: &[usize], tables: &[&str], seed: u64) ->
     if plan.workloads.iter().any(|w| w.kind.steers()) {
         add("--steer", plan.steer.name().to_owned());
     }
+    words.extend(rate::words(&plan.demand));
     words.extend(["--json".to_owned(), "--quiet".to_owned()]);
     words
 }
