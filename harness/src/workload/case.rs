@@ -106,6 +106,16 @@ impl Kind {
         )
     }
 
+    /// Packets that a table's contender makes beforehand for each connection.
+    #[must_use]
+    pub fn packets_a_connection(self) -> usize {
+        match self {
+            Kind::Packets => 2,
+            Kind::NewFlows => 1,
+            _ => 0,
+        }
+    }
+
     /// Keys looked up, or connections confirmed, together.
     #[must_use]
     pub fn default_batch(self) -> usize {

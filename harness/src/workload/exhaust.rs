@@ -10,7 +10,8 @@
 //! who does not must have been dropped as a clash.
 //!
 //! # What it does not measure
-//! An allocator that knows which ports are free; what the client does next.
+//! An allocator that knows which ports are free; what the client does next. There is no limit beside it: how many ports are asked for is
+//! the logic that is measured.
 
 use std::sync::atomic::AtomicBool;
 

@@ -42,9 +42,10 @@ pub const WORKLOAD: Workload = Workload {
 
 /// Cycles of a round.
 pub const CYCLES: usize = 16;
-/// Batches of lookups in a cycle, and of new connections.
-const LOOKUPS: usize = 90;
-const CONNECTS: usize = 9;
+/// Batches of lookups in a cycle.
+pub(crate) const LOOKUPS: usize = 90;
+/// Batches of new connections.
+pub(crate) const CONNECTS: usize = 9;
 
 /// Connections that a worker makes in a round.
 #[must_use]

@@ -105,10 +105,12 @@ pub(super) fn words(plan: &Plan, sizes: &[usize], tables: &[&str], seed: u64) ->
     add("--seed", seed.to_string());
     add("--prefetch", plan.prefetch.name().to_owned());
     add("--isa", plan.isa.name().to_owned());
+    if let Some(rate) = rate::asked(&plan.demand) {
+        add("--rate", rate);
+    }
     if plan.workloads.iter().any(|w| w.kind.steers()) {
         add("--steer", plan.steer.name().to_owned());
     }
-    words.extend(rate::words(&plan.demand));
     words.extend(["--json".to_owned(), "--quiet".to_owned()]);
     words
 }

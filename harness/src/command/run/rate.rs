@@ -109,21 +109,37 @@ fn goal(word: &str) -> Result<Goal, Error> {
     })
 }
 
-/// The flag's words for a child process; none for the closed loop.
-pub(super) fn words(demand: &Demand) -> Vec<String> {
-    let value = match demand {
-        Demand::AsFastAsPossible => return Vec::new(),
+/// A search ends at another rate in each process: there is no row that could be made one.
+///
+/// # Errors
+/// [`Error::Argument`] for a search in several launches.
+pub(super) fn check_launches(demand: &Demand, launches: usize) -> Result<(), Error> {
+    match demand {
+        Demand::Highest(_) if launches > 1 => Err(wrong(
+            format!("the highest rate of {launches} launches would be {launches} rates"),
+            "write rates, or leave --launches out",
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// The flag's value, for a child process and for the results; `None` for the closed loop.
+pub(super) fn asked(demand: &Demand) -> Option<String> {
+    match demand {
+        Demand::AsFastAsPossible => None,
         Demand::Rates(rates) => {
             let rates: Vec<String> = rates.iter().map(ToString::to_string).collect();
-            rates.join(",")
+            Some(rates.join(","))
         }
         Demand::Highest(goal) => {
             // Nanoseconds would not be taken; microseconds with a fraction are.
             let latency_us = goal.latency.as_nanos() as f64 / 1e3;
-            format!("{HIGHEST}{}={latency_us}us", goal.percentile.name())
+            Some(format!(
+                "{HIGHEST}{}={latency_us}us",
+                goal.percentile.name()
+            ))
         }
-    };
-    vec!["--rate".to_owned(), value]
+    }
 }
 
 #[cfg(test)]
@@ -196,14 +212,19 @@ mod tests {
     fn a_childs_words_are_read_as_the_demand_that_they_were_made_of() {
         for asked in [&["1M", "5"][..], &["max:p99.9=1.5us"], &["max:max=2ms"]] {
             let asked = demand(asked).unwrap();
-            let words = words(&asked);
-            let [flag, value] = words.as_slice() else {
-                panic!("{words:?}");
-            };
-            assert_eq!(flag, "--rate");
+            let value = super::asked(&asked).expect("it has a value");
             let values: Vec<&str> = value.split(',').collect();
             assert_eq!(demand(&values).unwrap(), asked);
         }
-        assert!(words(&Demand::AsFastAsPossible).is_empty());
+        assert_eq!(super::asked(&Demand::AsFastAsPossible), None);
+    }
+
+    #[test]
+    fn a_search_in_several_launches_is_refused() {
+        let highest = demand(&["max:p50=1ms"]).unwrap();
+        assert!(check_launches(&highest, 1).is_ok());
+        assert!(check_launches(&demand(&["1M"]).unwrap(), 5).is_ok());
+        let text = check_launches(&highest, 5).unwrap_err().to_string();
+        assert!(text.contains("leave --launches out"), "{text}");
     }
 }
