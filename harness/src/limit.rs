@@ -49,11 +49,10 @@ use crossbeam_utils::CachePadded;
 
 use clashtrack_engine::stats::ConntrackStats;
 use clashtrack_engine::table::hash::{HashKey, bucket_of};
-use clashtrack_engine::table::key::{FlowKey, KeyV4};
+use clashtrack_engine::table::key::KeyV4;
 use clashtrack_engine::table::lockfree::Layout;
 use clashtrack_engine::table::prefetch::{Hint, prefetch};
 use clashtrack_engine::table::storage::Array;
-use clashtrack_engine::tuple::Protocol;
 
 use self::connect::words_of;
 use self::path::{Wire, copied, numbered, originals, rewritten, wires};
@@ -61,7 +60,7 @@ use crate::floor::Floor;
 use crate::workload::case::{Case, Kind};
 use crate::workload::churn::ROUND_OPERATIONS;
 use crate::workload::clash::CLASH;
-use crate::workload::flows::{self, Pair};
+use crate::workload::flows;
 use crate::workload::lookup::{ROUND_LOOKUPS, prefetch_keys};
 use crate::workload::measure::{Contender, Round};
 use crate::workload::traffic::Traffic;
@@ -323,12 +322,16 @@ impl Limit {
         stop: impl Fn() -> bool,
     ) -> (u64, u64) {
         let whole = Limit::whole(&self.case, self.pattern, &self.traffic, worker);
-        // Serial operations are looked after in stretches.
-        let stretch = if way.depth == 1 { 1024 } else { way.depth };
+        // Serial operations are looked after in stretches; those of a mixture are as long as the others' batches.
+        let stretch = match way.depth {
+            1 if self.pattern == Pattern::Mixed => 16,
+            1 => 1024,
+            depth => depth,
+        };
         let (mut sum, mut done) = (0u64, 0);
         while done < wanted && !stop() && !whole.is_empty() {
             if self.pattern == Pattern::Mixed
-                && let Some((read, did)) = self.between_lookups(place, worker, way)
+                && let Some((read, did)) = self.between_lookups(place, worker, stretch, way)
             {
                 sum = sum.wrapping_add(read);
                 done += did;

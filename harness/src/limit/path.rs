@@ -43,7 +43,7 @@ pub(super) fn copied(ring: &mut Vec<Wire>, wires: &[Wire]) {
 }
 
 /// An address, and the checksums of two headers, which lie in three words.
-pub(super) fn rewritten(ring: &mut Vec<Wire>) {
+pub(super) fn rewritten(ring: &mut [Wire]) {
     for wire in std::hint::black_box(ring) {
         for word in &mut wire.rest[..3] {
             *word ^= 1;
@@ -87,6 +87,7 @@ impl Limit {
         &self,
         place: &mut Place,
         worker: usize,
+        count: usize,
         way: Way,
     ) -> Option<(u64, usize)> {
         // Of a cycle: nine times ten lookups and a batch of new connections; at the end of it one of ends.
@@ -105,8 +106,6 @@ impl Limit {
         } else {
             &mut place.made
         };
-        // A serial operation's batch is as long as its stretch of lookups: the shares stay what they are.
-        let count = if way.depth == 1 { 1024 } else { way.depth };
         if *from >= mine.len() {
             *from = 0;
         }
