@@ -11,8 +11,16 @@
 //! | `lookup-miss` | read the key, hash it; the bucket's line | 0 |
 //! | `connect`, `hash-flood` | read both keys, hash them; write the entry's line and the tracker's (TCP), claim a slot and move the header in two buckets, publish the entry | 5, TCP 6 |
 //! | `churn` | end the entry whose place is taken over: its line, its two buckets; then as `connect` | 8, TCP 9 |
+//! | `syn-flood` | look the newcomer's bucket up and end the entry that stands there: its line, this bucket and its other one; then as `connect`, in the entry that is free now | 8, TCP 9 |
+//! | `mixed` | of a hundred batches ninety as `lookup-hit`, nine as `connect`, one that ends entries as `churn` does | 0, 5 or 6, 3 |
+//! | `elephant` | the bucket's line and the entry's, always the same; TCP: take the tracker's lock, write its words, let it go: all workers want that line | 0, TCP 1 |
+//! | `packets` | copy the packet's bytes, read the key there, as `lookup-hit`; TCP: the tracker's line locked and written; write address and checksums | 0, TCP 1 |
+//! | `new-flows` | copy the packet's bytes, then as `connect`; write address and checksums | 5, TCP 6 |
 //!
-//! The clash workloads' is the [floor](crate::floor).
+//! The clash workloads' is the [floor](crate::floor), and so is that of `clash-port`, where both workers come to one line for the reply
+//! key. Three workloads have none: `exhaust`, because how many ports are asked for is the logic that it measures (whoever knows the free
+//! ones asks for one); `expire`, which is offered connections at half of its own rate and waits in between; and `stall`, in which a
+//! worker stands still.
 //!
 //! # Why it cannot flatter
 //! A limit that is too high makes tables look good. Therefore:
@@ -28,7 +36,11 @@
 //! Where two keys fall on one place of a bucket the later one wins there: about one key in ten then leads to another
 //! entry. The limit touches a little less memory than a table, never more.
 
+mod connect;
+mod path;
+
 use std::hint::black_box;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -37,16 +49,18 @@ use crossbeam_utils::CachePadded;
 
 use clashtrack_engine::stats::ConntrackStats;
 use clashtrack_engine::table::hash::{HashKey, bucket_of};
-use clashtrack_engine::table::key::{FlowKey, KeyV4};
+use clashtrack_engine::table::key::KeyV4;
 use clashtrack_engine::table::lockfree::Layout;
 use clashtrack_engine::table::prefetch::{Hint, prefetch};
 use clashtrack_engine::table::storage::Array;
-use clashtrack_engine::tuple::Protocol;
 
+use self::connect::words_of;
+use self::path::{Wire, copied, numbered, originals, rewritten, wires};
 use crate::floor::Floor;
 use crate::workload::case::{Case, Kind};
 use crate::workload::churn::ROUND_OPERATIONS;
-use crate::workload::flows::Pair;
+use crate::workload::clash::CLASH;
+use crate::workload::flows;
 use crate::workload::lookup::{ROUND_LOOKUPS, prefetch_keys};
 use crate::workload::measure::{Contender, Round};
 use crate::workload::traffic::Traffic;
@@ -67,12 +81,62 @@ const TRIES: usize = 4;
 #[must_use]
 pub fn contender(case: &Case, traffic: &Arc<Traffic>) -> Option<Box<dyn Contender>> {
     match case.workload.kind {
-        Kind::Connect | Kind::HashFlood | Kind::Churn => {
-            Some(Box::new(Limit::new(case, Arc::clone(traffic))))
-        }
-        lookups if lookups.looks_up() => Some(Box::new(Limit::new(case, Arc::clone(traffic)))),
         Kind::Clash(clash) => Some(Box::new(Floor::new(case.race(clash)))),
-        _ => None,
+        Kind::ClashPort => Some(Box::new(Floor::new(case.race(CLASH)))),
+        kind => {
+            let pattern = Pattern::of(kind)?;
+            Some(Box::new(Limit::new(case, pattern, traffic)))
+        }
+    }
+}
+
+/// What a limit's operations are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Pattern {
+    LookUp { entries_too: bool },
+    Connect,
+    Churn,
+    SynFlood,
+    Mixed,
+    Elephant,
+    Packets,
+    NewFlows,
+}
+
+impl Pattern {
+    fn of(kind: Kind) -> Option<Pattern> {
+        match kind {
+            Kind::LookupHit | Kind::LookupMiss | Kind::Zipf | Kind::Skew | Kind::Zones => {
+                Some(Pattern::LookUp {
+                    entries_too: kind.finds(),
+                })
+            }
+            Kind::Connect | Kind::HashFlood => Some(Pattern::Connect),
+            Kind::Churn => Some(Pattern::Churn),
+            Kind::SynFlood => Some(Pattern::SynFlood),
+            Kind::Mixed => Some(Pattern::Mixed),
+            Kind::Elephant => Some(Pattern::Elephant),
+            Kind::Packets => Some(Pattern::Packets),
+            Kind::NewFlows => Some(Pattern::NewFlows),
+            Kind::Clash(_) | Kind::ClashPort | Kind::Exhaust | Kind::Expire | Kind::Stall => None,
+        }
+    }
+
+    /// Goes through the keys, and not through connections.
+    fn has_keys(self) -> bool {
+        matches!(self, Pattern::LookUp { .. } | Pattern::Mixed)
+    }
+
+    /// Operations of a worker in a round; those of `connect` and `new-flows` are as many as it has connections.
+    fn of_a_round(self, connections: usize) -> usize {
+        match self {
+            Pattern::LookUp { .. } => ROUND_LOOKUPS,
+            Pattern::Connect | Pattern::NewFlows => connections,
+            Pattern::Churn | Pattern::Mixed | Pattern::Elephant | Pattern::Packets => {
+                ROUND_OPERATIONS
+            }
+            Pattern::SynFlood => ROUND_OPERATIONS / 4,
+        }
     }
 }
 
@@ -80,13 +144,16 @@ pub fn contender(case: &Case, traffic: &Arc<Traffic>) -> Option<Box<dyn Contende
 #[derive(Debug)]
 pub struct Limit {
     case: Case,
+    pattern: Pattern,
     traffic: Arc<Traffic>,
     hash_key: HashKey,
     heads: Array<Line>,
     entries: Array<Line>,
     trackers: Array<Line>,
+    /// Packets with the keys of what they belong to, where packets come.
+    wires: Vec<Wire>,
     /// Where each worker is.
-    places: Vec<CachePadded<usize>>,
+    places: Vec<CachePadded<Place>>,
     /// Known after the warm-up.
     best: Option<Way>,
 }
@@ -98,6 +165,20 @@ struct Way {
     depth: usize,
 }
 
+/// Where a worker is.
+#[derive(Clone, Debug, Default)]
+struct Place {
+    /// In its keys, connections or packets.
+    at: usize,
+    /// Batches that it has done: in `mixed` they say what comes next.
+    turn: usize,
+    /// Connections that it has made in `mixed`, and ended.
+    made: usize,
+    ended: usize,
+    /// Packets in front of it.
+    ring: Vec<Wire>,
+}
+
 /// An operation between two passes: the bucket and the place in it.
 #[derive(Clone, Copy, Default)]
 struct Aim {
@@ -107,31 +188,56 @@ struct Aim {
 
 impl Limit {
     /// Takes the memory and fills it.
-    #[must_use]
-    pub fn new(case: &Case, traffic: Arc<Traffic>) -> Limit {
+    fn new(case: &Case, pattern: Pattern, traffic: &Arc<Traffic>) -> Limit {
         let table = case.table();
         let layout = Layout::for_capacity(table.capacity);
-        let operations = match case.workload.kind {
-            lookups if lookups.looks_up() => traffic.keys.len(),
-            _ => case.connections,
+        let wires = match pattern {
+            Pattern::Packets => wires(&flows::two_sweeps(case.seed, &traffic.residents)),
+            Pattern::NewFlows => wires(&originals(&traffic.residents)),
+            _ => Vec::new(),
         };
+        let place = |worker| {
+            CachePadded::new(Place {
+                at: Limit::whole(case, pattern, traffic, worker).start,
+                ..Place::default()
+            })
+        };
+        let serial = (case.batch == 1).then_some(Way {
+            hint: Hint::None,
+            depth: 1,
+        });
+        // Two lines that are always in reach: there is nothing to be asked for ahead.
+        let at_hand = (pattern == Pattern::Elephant).then_some(Way {
+            hint: Hint::None,
+            depth: case.batch.min(DEPTH_MAX),
+        });
         let limit = Limit {
             hash_key: table.hash_key,
             heads: Array::zeroed(layout.heads),
             entries: Array::zeroed(layout.entries_max + layout.slack),
             trackers: Array::zeroed(layout.entries_max + layout.slack),
-            places: (0..case.workers)
-                .map(|worker| CachePadded::new(case.share(worker, operations).start))
-                .collect(),
-            best: (case.batch == 1).then_some(Way {
-                hint: Hint::None,
-                depth: 1,
-            }),
+            wires,
+            places: (0..case.workers).map(place).collect(),
+            best: serial.or(at_hand),
             case: *case,
-            traffic,
+            pattern,
+            traffic: Arc::clone(traffic),
         };
         limit.fill();
         limit
+    }
+
+    /// What a worker goes through, around and around: all keys, or its part of the connections.
+    fn whole(case: &Case, pattern: Pattern, traffic: &Traffic, worker: usize) -> Range<usize> {
+        match pattern {
+            Pattern::LookUp { .. } | Pattern::Mixed => 0..traffic.keys.len(),
+            Pattern::Packets => 0..2 * traffic.residents.len(),
+            Pattern::Elephant => 0..ROUND_OPERATIONS,
+            Pattern::SynFlood => case.share(worker, traffic.newcomers.len()),
+            Pattern::Connect | Pattern::Churn | Pattern::NewFlows => {
+                case.share(worker, case.connections)
+            }
+        }
     }
 
     fn aim(&self, key: &KeyV4) -> Aim {
@@ -209,45 +315,91 @@ impl Limit {
     /// and how many operations there were.
     fn go(
         &self,
-        place: &mut usize,
+        place: &mut Place,
         worker: usize,
         wanted: usize,
         way: Way,
         stop: impl Fn() -> bool,
     ) -> (u64, u64) {
-        let whole = match self.case.workload.kind {
-            lookups if lookups.looks_up() => 0..self.traffic.keys.len(),
-            _ => self.case.share(worker, self.case.connections),
+        let whole = Limit::whole(&self.case, self.pattern, &self.traffic, worker);
+        // Serial operations are looked after in stretches; those of a mixture are as long as the others' batches.
+        let stretch = match way.depth {
+            1 if self.pattern == Pattern::Mixed => 16,
+            1 => 1024,
+            depth => depth,
         };
-        // Serial operations are looked after in stretches.
-        let stretch = if way.depth == 1 { 1024 } else { way.depth };
         let (mut sum, mut done) = (0u64, 0);
         while done < wanted && !stop() && !whole.is_empty() {
-            if *place >= whole.end || *place < whole.start {
-                *place = whole.start;
+            if self.pattern == Pattern::Mixed
+                && let Some((read, did)) = self.between_lookups(place, worker, stretch, way)
+            {
+                sum = sum.wrapping_add(read);
+                done += did;
+                continue;
             }
-            let part = *place..(*place + stretch).min(whole.end);
-            *place = part.end;
-            if self.case.workload.kind.looks_up() {
+            if place.at >= whole.end || place.at < whole.start {
+                place.at = whole.start;
+            }
+            let part = place.at..(place.at + stretch).min(whole.end);
+            place.at = part.end;
+            place.turn += 1;
+            if self.pattern.has_keys() {
                 let next = part.end..(part.end + stretch).min(whole.end);
                 prefetch_keys(way.hint, &self.traffic.keys[next]);
             }
             done += part.len();
-            let read = match self.case.workload.kind {
-                lookups if lookups.looks_up() => {
-                    let keys = &self.traffic.keys[part];
-                    if way.depth == 1 {
-                        self.serial(keys, lookups.finds())
-                    } else {
-                        self.look_up(keys, way.hint, lookups.finds())
-                    }
-                }
-                _ if way.depth == 1 => part.map(|at| self.connect(at..at + 1, Hint::None)).sum(),
-                _ => self.connect(part, way.hint),
+            let read = if way.depth == 1 {
+                self.one_by_one(part, place, way)
+            } else {
+                self.together_at(part, place, way)
             };
             sum = sum.wrapping_add(read);
         }
         (sum, done as u64)
+    }
+
+    /// Operations that wait for each other.
+    fn one_by_one(&self, part: Range<usize>, place: &mut Place, way: Way) -> u64 {
+        match self.pattern {
+            Pattern::LookUp { entries_too } => self.serial(&self.traffic.keys[part], entries_too),
+            Pattern::Mixed => self.serial(&self.traffic.keys[part], true),
+            _ => part
+                .map(|at| self.together_at(at..at + 1, place, way))
+                .fold(0, u64::wrapping_add),
+        }
+    }
+
+    /// Operations that are under way together.
+    fn together_at(&self, part: Range<usize>, place: &mut Place, way: Way) -> u64 {
+        let traffic = &*self.traffic;
+        match self.pattern {
+            Pattern::LookUp { entries_too } => {
+                self.look_up(&traffic.keys[part], way.hint, entries_too)
+            }
+            Pattern::Mixed => self.look_up(&traffic.keys[part], way.hint, true),
+            Pattern::Connect | Pattern::Churn => {
+                let mut entries = [0u32; DEPTH_MAX];
+                let entries = numbered(&mut entries, part.clone());
+                let ends = self.pattern == Pattern::Churn;
+                self.connect(&traffic.residents[part], entries, way.hint, ends)
+            }
+            Pattern::NewFlows => {
+                copied(&mut place.ring, &self.wires[part.clone()]);
+                let mut entries = [0u32; DEPTH_MAX];
+                let entries = numbered(&mut entries, part.clone());
+                let read = self.connect(&traffic.residents[part], entries, way.hint, false);
+                rewritten(&mut place.ring);
+                read
+            }
+            Pattern::SynFlood => self.evict_and_connect(&traffic.newcomers[part], way.hint),
+            Pattern::Elephant => self.ride(part.len()),
+            Pattern::Packets => {
+                copied(&mut place.ring, &self.wires[part]);
+                let read = self.track(&place.ring, way.hint);
+                rewritten(&mut place.ring);
+                read
+            }
+        }
     }
 
     fn look_up(&self, keys: &[KeyV4], hint: Hint, entries_too: bool) -> u64 {
@@ -303,91 +455,6 @@ impl Limit {
         // Relaxed: as above.
         self.entries[number as usize][7].load(Ordering::Relaxed)
     }
-
-    /// New connections at these places, and for `churn` the end of those that had them.
-    fn connect(&self, places: std::ops::Range<usize>, hint: Hint) -> u64 {
-        let ends_others = self.case.workload.kind == Kind::Churn;
-        let tcp = self.case.protocol == Protocol::TCP;
-        let mut aims = [[Aim::default(); 2]; DEPTH_MAX];
-        let mut ended = [[Aim::default(); 2]; DEPTH_MAX];
-        let newcomers = &self.traffic.residents[places.clone()];
-        for (number, (aims, pair)) in places.clone().zip(aims.iter_mut().zip(newcomers)) {
-            *aims = [self.aim(&pair.original), self.aim(&pair.reply)];
-            for aim in aims {
-                prefetch(hint, &self.heads[aim.bucket as usize]);
-            }
-            prefetch(hint, &self.entries[number]);
-            if tcp {
-                prefetch(hint, &self.trackers[number]);
-            }
-        }
-        if ends_others {
-            for (number, ended) in places.clone().zip(&mut ended) {
-                // The one that ends has keys of its own: their places follow from its entry's line.
-                // Relaxed: this worker's own part of the entries.
-                let word = self.entries[number][1].load(Ordering::Relaxed);
-                let buckets = self.heads.len() as u32;
-                *ended = [word, !word].map(|word| {
-                    let hash = word.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-                    Aim {
-                        bucket: bucket_of(hash, buckets),
-                        place: hash as u32 & 15,
-                    }
-                });
-                for aim in ended {
-                    prefetch(hint, &self.heads[aim.bucket as usize]);
-                }
-            }
-            for (number, ended) in places.clone().zip(&ended) {
-                bump(&self.entries[number][0]);
-                for aim in ended {
-                    bump(&self.heads[aim.bucket as usize][0]);
-                }
-            }
-        }
-        let mut sum = 0u64;
-        for (number, (aims, pair)) in places.zip(aims.iter().zip(newcomers)) {
-            // Relaxed, all: this worker's own entry and tracker; what two workers share is bumped.
-            for (word, value) in self.entries[number].iter().zip(words_of(pair)) {
-                word.store(value, Ordering::Relaxed);
-            }
-            if tcp {
-                bump(&self.trackers[number][0]);
-                for word in &self.trackers[number][1..] {
-                    // Relaxed: as above.
-                    word.store(1, Ordering::Relaxed);
-                }
-            }
-            for aim in aims {
-                let line = &self.heads[aim.bucket as usize];
-                sum = sum.wrapping_add(bump(&line[1 + aim.place as usize % 7]));
-                sum = sum.wrapping_add(bump(&line[0]));
-            }
-            sum = sum.wrapping_add(bump(&self.entries[number][0]));
-        }
-        sum
-    }
-}
-
-/// One locked operation, of the kind that tables publish with.
-#[inline]
-fn bump(word: &AtomicU64) -> u64 {
-    // Relaxed load, AcqRel exchange: what a table's own costs; nothing is read through it.
-    let seen = word.load(Ordering::Relaxed);
-    let _ = word.compare_exchange(
-        seen,
-        seen.wrapping_add(1),
-        Ordering::AcqRel,
-        Ordering::Relaxed,
-    );
-    seen
-}
-
-/// What is written into an entry's line.
-fn words_of(pair: &Pair) -> [u64; 8] {
-    let [a, b] = pair.original.words();
-    let [c, d] = pair.reply.words();
-    [0, a, b, c, d, 1, 1, 1]
 }
 
 impl Contender for Limit {
@@ -397,12 +464,9 @@ impl Contender for Limit {
             return Round::default();
         };
         let case = self.case;
+        let pattern = self.pattern;
         self.together(best, cores, interrupted, |worker| {
-            match case.workload.kind {
-                Kind::Connect | Kind::HashFlood => case.share(worker, case.connections).len(),
-                Kind::Churn => ROUND_OPERATIONS,
-                _ => ROUND_LOOKUPS,
-            }
+            pattern.of_a_round(case.share(worker, case.connections).len())
         })
     }
 

@@ -6,6 +6,7 @@ mod child;
 mod large;
 mod launches;
 mod memory;
+mod rate;
 mod text;
 
 use std::io::{self, IsTerminal, Write};
@@ -22,6 +23,7 @@ use crate::cli::Format;
 use crate::error::{EXIT_INTERRUPTED, EXIT_NO, Error};
 use crate::interrupt;
 use crate::load::Load;
+use crate::report::doubt;
 use crate::report::envelope::{Envelope, Nothing};
 use crate::report::json::RunResult;
 use crate::report::machine::{Machine, Tuning};
@@ -51,6 +53,8 @@ struct Config<'a> {
     isa: &'static str,
     prefetch: &'static str,
     prefetch_asked: &'static str,
+    steer: &'static str,
+    rate: Option<String>,
     duration_ms: f64,
     repeat: usize,
     launches: usize,
@@ -124,6 +128,12 @@ fn carry_out(
     };
     bar.finish_and_clear();
     warn_of_stalls(&outcome.results);
+    if globals.format != Format::Table && !globals.quiet {
+        // For people it stands in the text.
+        for doubt in doubt::doubts(&outcome.results) {
+            eprintln!("clashtrack: warning: {doubt}");
+        }
+    }
     match globals.format {
         Format::Json => envelope(plan, order, cores, &outcome)?,
         Format::Csv | Format::Markdown => {
@@ -218,6 +228,8 @@ fn envelope(plan: &Plan, order: Order, cores: &Cores, outcome: &Outcome) -> Resu
         isa: plan.isa.resolved().name(),
         prefetch: plan.prefetch.name(),
         prefetch_asked: order.prefetch_asked,
+        steer: plan.steer.name(),
+        rate: rate::asked(&plan.demand),
         duration_ms: used(plan, |case| case.duration)[0].as_secs_f64() * 1e3,
         repeat: used(plan, Case::samples)[0],
         launches: order.launches,

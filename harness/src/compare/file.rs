@@ -231,7 +231,13 @@ impl ResultFile {
             return Err(bad(here(), problem));
         }
         let mut rows: Vec<Row> = Vec::new();
+        let mut at_a_rate = 0;
         for (number, value) in content.results.into_iter().enumerate() {
+            // Its time is that of its schedule: there is no cost to compare.
+            if value.get("open_loop").is_some_and(|open| !open.is_null()) {
+                at_a_rate += 1;
+                continue;
+            }
             let place = || format!("{place}: results[{number}]");
             let row: Row =
                 serde_json::from_value(value).map_err(|error| bad(place(), error.to_string()))?;
@@ -243,6 +249,14 @@ impl ResultFile {
                 return Err(bad(place(), problem));
             }
             rows.push(row);
+        }
+        if rows.is_empty() && at_a_rate > 0 {
+            let problem = "all of it was offered at a given rate, so there is no cost to compare";
+            return Err(Error::Input {
+                place: here(),
+                problem: problem.to_owned(),
+                remedy: "compare files that were written without --rate".to_owned(),
+            });
         }
         if rows.is_empty() {
             return Err(bad(here(), "there are no results in it".to_owned()));

@@ -2,6 +2,7 @@
 
 use super::grid::Align;
 use super::json::{Accounting, ClashFigures, RunResult, Spread};
+use super::open_loop::{Latency, OpenLoopFigures};
 
 /// A column: its head, and what a result has there.
 pub(super) struct Column {
@@ -81,8 +82,11 @@ pub(super) fn columns_of(group: &[RunResult], all: &[RunResult]) -> Vec<Column> 
         }
     }
     let has = |part: fn(&RunResult) -> bool| group.iter().any(part);
-    if has(|r| r.clash.is_none()) {
+    if has(|r| r.clash.is_none() && r.open_loop.is_none()) {
         columns.extend(speed_columns());
+    }
+    if has(|r| r.open_loop.is_some()) {
+        columns.extend(open_loop_columns());
     }
     if has(|r| r.bytes_per_connection.is_some()) {
         let bytes = |bytes: f64| format!("{bytes:.0}");
@@ -124,6 +128,38 @@ fn speed_columns() -> Vec<Column> {
             |ratio| format!("{ratio:.2}"),
         ),
     ]
+}
+
+/// A percentile's column.
+type Percentile = (&'static str, fn(&Latency) -> u64);
+
+fn open_loop_columns() -> Vec<Column> {
+    let asked = |open: OpenLoopFigures| match open.rate_per_s {
+        Some(rate) => format!("{:.3}", rate / 1e6),
+        None => "no rate".to_owned(),
+    };
+    let done = |open: OpenLoopFigures| {
+        let mark = if open.saturated { " saturated" } else { "" };
+        format!("{:.3}{mark}", open.achieved_per_s / 1e6)
+    };
+    let mut columns = vec![
+        Column::some("asked M/s", |r| r.open_loop.clone(), asked),
+        Column::some("did M/s", |r| r.open_loop.clone(), done),
+    ];
+    let parts: [Percentile; 6] = [
+        ("p50 us", |l| l.p50),
+        ("p90 us", |l| l.p90),
+        ("p99 us", |l| l.p99),
+        ("p99.9 us", |l| l.p999),
+        ("p99.99 us", |l| l.p9999),
+        ("max us", |l| l.max),
+    ];
+    let latencies = parts.into_iter().map(|(head, part)| {
+        let shown = move |latency: Latency| format!("{:.1}", part(&latency) as f64 / 1e3);
+        Column::some(head, |r| r.latency_ns, shown)
+    });
+    columns.extend(latencies);
+    columns
 }
 
 fn stall_columns() -> Vec<Column> {

@@ -4,7 +4,6 @@
 
 use std::collections::BTreeMap;
 
-use hdrhistogram::Histogram;
 use serde::de::Error as _;
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -12,6 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use clashtrack_engine::stats::ConntrackStats;
 use clashtrack_engine::table::{ChainLengths, HitLines};
 
+use super::open_loop::{Latency, OpenLoopFigures};
 use crate::peer;
 use crate::workload::anomaly::Anomalies;
 use crate::workload::case::Kind;
@@ -121,33 +121,6 @@ pub struct ClashFigures {
     pub chain_mean: Option<f64>,
 }
 
-/// Percentiles of a histogram in nanoseconds.
-#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Latency {
-    /// Half of all were not slower.
-    pub p50: u64,
-    /// 99 %.
-    pub p99: u64,
-    /// 99.9 %.
-    pub p999: u64,
-    /// 99.99 %.
-    pub p9999: u64,
-    /// The slowest.
-    pub max: u64,
-}
-
-impl Latency {
-    fn of(histogram: &Histogram<u64>) -> Latency {
-        Latency {
-            p50: histogram.value_at_quantile(0.5),
-            p99: histogram.value_at_quantile(0.99),
-            p999: histogram.value_at_quantile(0.999),
-            p9999: histogram.value_at_quantile(0.9999),
-            max: histogram.max(),
-        }
-    }
-}
-
 /// What threads that are no workers did.
 #[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Maintenance {
@@ -253,11 +226,12 @@ pub struct RunResult {
     pub ops_per_s: Spread,
     /// Wall time x workers ÷ operations.
     pub ns_per_op: Spread,
-    /// The machine's limit for this access pattern, by the same workers in the same minutes; null: not measured.
+    /// The machine's limit for this access pattern, by the same workers in the same minutes; of the clash workloads the floor's time for a
+    /// connection offered; null: this workload has none.
     pub limit_ns: Option<f64>,
-    /// The limit's samples, one beside each of `ns_per_op`; null: not measured.
+    /// The limit's samples, one beside each of `ns_per_op`; null: not measured, or an interrupt came between them.
     pub limit_samples_ns: Option<Vec<f64>>,
-    /// `limit_ns` ÷ the median of `ns_per_op`.
+    /// `limit_ns` ÷ the median of `ns_per_op`; null also at a given rate, where workers wait for the next operation to be due.
     pub limit_ratio: Option<f64>,
     /// How many of the samples each launch took, in their order; launches are processes.
     pub samples_by_launch: Vec<usize>,
@@ -288,6 +262,9 @@ pub struct RunResult {
     pub stall: Option<StallFigures>,
     /// The `expire` workload's own.
     pub expiry: Option<ExpiryFigures>,
+    /// Operations were offered at a rate; null: each worker did one after the other.
+    #[serde(default)]
+    pub open_loop: Option<OpenLoopFigures>,
     /// Numbers of the samples during which steal or foreign load exceeded 5 %.
     pub disturbed_samples: Vec<usize>,
 }
@@ -307,11 +284,11 @@ impl RunResult {
         let case = &m.case;
         let spread =
             |figure: &dyn Fn(&Sample) -> f64| Spread::of(m.samples.iter().map(figure).collect());
+        let ops_per_s = spread(&Sample::ops_per_s);
         let ns_per_op = spread(&|s| s.ns_per_op(case.workers));
         let limit: Vec<f64> = m.limit.iter().map(|s| s.ns_per_op(case.workers)).collect();
         let is_clash = matches!(case.workload.kind, Kind::Clash(_));
-        // What is beside a clash workload is no limit of an operation but a floor (`ClashFigures`).
-        let limit = (!is_clash && !limit.is_empty()).then_some(limit);
+        let limit = (!limit.is_empty()).then_some(limit);
         let limit_ns = limit.clone().map(|limit| Spread::of(limit).median);
         let offers = case.workload.kind.confirms();
         RunResult {
@@ -323,17 +300,19 @@ impl RunResult {
             fill: peer::fill(m.table, case.connections, case.table().capacity),
             l4: case.protocol.name(),
             samples_by_launch: vec![m.samples.len()],
-            ops_per_s: spread(&|s| s.operations as f64 / s.elapsed.as_secs_f64()),
+            open_loop: m
+                .open_loop
+                .as_ref()
+                .map(|open| OpenLoopFigures::of(open, &ops_per_s)),
+            ops_per_s,
             limit_ns,
             // An interrupt may have come between a table's sample and the limit's.
             limit_samples_ns: limit.filter(|limit| limit.len() == m.samples.len()),
-            limit_ratio: limit_ns.map(|limit| limit / ns_per_op.median),
+            limit_ratio: limit_ns
+                .filter(|_| m.open_loop.is_none())
+                .map(|limit| limit / ns_per_op.median),
             ns_per_op,
-            latency_ns: m.expiry.as_ref().map(|expiry| {
-                let mut all = expiry.with.clone();
-                all += &expiry.without;
-                Latency::of(&all)
-            }),
+            latency_ns: latency(m),
             latency_of: "operation",
             bytes_per_connection: m.bytes_per_connection,
             two_line_hits: m.hit_lines.map(HitLines::share_in_two),
@@ -354,6 +333,17 @@ impl RunResult {
                 .collect(),
         }
     }
+}
+
+/// Latencies, where something was due at a known moment.
+fn latency(m: &Measurement) -> Option<Latency> {
+    if let Some(open) = &m.open_loop {
+        return Some(Latency::of(&open.offered.latencies));
+    }
+    let expiry = m.expiry.as_ref()?;
+    let mut all = expiry.with.clone();
+    all += &expiry.without;
+    Some(Latency::of(&all))
 }
 
 impl Accounting {

@@ -6,17 +6,18 @@
 use clashtrack_engine::stats::ConntrackStats;
 
 use super::json::{
-    Accounting, ClashFigures, Counters, ExpiryFigures, Latency, Maintenance, RunResult, Spread,
-    StallFigures,
+    Accounting, ClashFigures, Counters, ExpiryFigures, Maintenance, RunResult, Spread, StallFigures,
 };
+use super::open_loop::{Latency, OpenLoopFigures};
 use crate::workload::measure::UNSURE_BELOW;
 
 impl RunResult {
-    /// Whether both are of one workload, table, workers, batch, connections and protocol.
+    /// Whether both are of one workload, table, workers, batch, connections, protocol and rate.
     #[must_use]
     pub fn is_same_case(&self, other: &RunResult) -> bool {
         let case = |r: &RunResult| (r.workload, r.table, r.workers, r.batch, r.connections, r.l4);
-        case(self) == case(other)
+        let rate = |r: &RunResult| r.open_loop.as_ref().map(|open| open.rate_per_s);
+        case(self) == case(other) && rate(self) == rate(other)
     }
 
     /// One result of a row's launches, in their order; `None` of none.
@@ -24,6 +25,7 @@ impl RunResult {
     pub fn of_launches(launches: &[RunResult]) -> Option<RunResult> {
         let first = launches.first()?;
         let ns_per_op = joined(launches, |r| Some(&r.ns_per_op))?;
+        let ops_per_s = joined(launches, |r| Some(&r.ops_per_s))?;
         let limit = each(launches, |r| r.limit_ns).map(|limits| Spread::of(limits).median);
         let limit_samples: Option<Vec<Vec<f64>>> = each(launches, |r| r.limit_samples_ns.clone());
         let limit_samples_ns = limit_samples.map(|samples| samples.concat());
@@ -43,8 +45,11 @@ impl RunResult {
             .for_each(|r| anomalies.add(r.anomalies));
         Some(RunResult {
             samples_by_launch: launches.iter().map(|r| r.ns_per_op.samples.len()).collect(),
-            ops_per_s: joined(launches, |r| Some(&r.ops_per_s))?,
-            limit_ratio: limit_ns.map(|limit| limit / ns_per_op.median),
+            open_loop: OpenLoopFigures::of_launches(launches, &ops_per_s),
+            limit_ratio: limit_ns
+                .filter(|_| first.open_loop.is_none())
+                .map(|limit| limit / ns_per_op.median),
+            ops_per_s,
             ns_per_op,
             limit_ns,
             limit_samples_ns,
@@ -93,20 +98,6 @@ fn sum<'a>(counters: impl Iterator<Item = &'a Counters>) -> ConntrackStats {
     let mut total = ConntrackStats::default();
     counters.for_each(|counters| total.add(&counters.0));
     total
-}
-
-impl Latency {
-    /// Each percentile's worst: all launches together are not slower.
-    fn worst(all: &[Latency]) -> Latency {
-        let worst = |figure: fn(&Latency) -> u64| all.iter().map(figure).max().unwrap_or(0);
-        Latency {
-            p50: worst(|l| l.p50),
-            p99: worst(|l| l.p99),
-            p999: worst(|l| l.p999),
-            p9999: worst(|l| l.p9999),
-            max: worst(|l| l.max),
-        }
-    }
 }
 
 impl Accounting {

@@ -122,7 +122,11 @@ impl Machine {
     /// Memory that can be had without swapping, in bytes; `None` where the system does not tell.
     #[must_use]
     pub fn memory_available() -> Option<u64> {
-        memory_available(&fs::read_to_string("/proc/meminfo").ok()?)
+        let free = memory_available(&fs::read_to_string("/proc/meminfo").ok()?)?;
+        // A container may have less than its host.
+        let group = |name: &str| fs::read_to_string(format!("/sys/fs/cgroup/{name}")).ok();
+        let left = left_in_group(group("memory.max"), group("memory.current"));
+        Some(left.map_or(free, |left| left.min(free)))
     }
 }
 
@@ -141,6 +145,12 @@ fn memory_available(meminfo: &str) -> Option<u64> {
         .trim()
         .strip_suffix(" kB")?;
     Some(kilobytes.parse::<u64>().ok()? * 1024)
+}
+
+/// What a control group (version 2) may still take; `None` without a limit.
+fn left_in_group(most: Option<String>, now: Option<String>) -> Option<u64> {
+    let most: u64 = most?.trim().parse().ok()?;
+    Some(most.saturating_sub(now?.trim().parse().ok()?))
 }
 
 /// `AT_PAGESZ` of the auxiliary vector: pairs of words, key then value (getauxval(3)).
@@ -181,5 +191,14 @@ mod tests {
         let text = "MemTotal: 9 kB\nMemAvailable:   2048 kB\n";
         assert_eq!(memory_available(text), Some(2 << 20));
         assert_eq!(memory_available("MemTotal: 9 kB\n"), None);
+    }
+
+    #[test]
+    fn a_group_without_a_limit_limits_nothing() {
+        let left = |most: &str| left_in_group(Some(most.to_owned()), Some("300\n".to_owned()));
+        assert_eq!(left("1000\n"), Some(700));
+        assert_eq!(left("200\n"), Some(0));
+        assert_eq!(left("max\n"), None);
+        assert_eq!(left_in_group(None, None), None);
     }
 }

@@ -5,8 +5,11 @@ use std::fmt::Write as _;
 use clashtrack_engine::stats::conntrack_s_line;
 
 use super::columns::{Column, columns_of, values, varying};
+use super::doubt::doubts;
 use super::grid::{Align, Grid};
+use super::growth::growth;
 use super::json::{Accounting, ClashFigures, RunResult};
+use super::open_loop::{Latency, OpenLoopFigures};
 use crate::cli::Format;
 
 /// All results in one grid, as `--format csv` and `markdown` print it: CSV for programs, with the same
@@ -123,7 +126,25 @@ const RAW_COLUMNS: &[RawColumn] = &[
     ("disturbed_samples", |r| {
         r.disturbed_samples.len().to_string()
     }),
+    ("rate_per_s", |r| of_open_loop(r, |o| o.rate_per_s)),
+    ("saturated", |r| of_open_loop(r, |o| Some(o.saturated))),
+    ("latency_p50_ns", |r| of_latency(r, |l| l.p50)),
+    ("latency_p90_ns", |r| of_latency(r, |l| l.p90)),
+    ("latency_p99_ns", |r| of_latency(r, |l| l.p99)),
+    ("latency_p999_ns", |r| of_latency(r, |l| l.p999)),
+    ("latency_p9999_ns", |r| of_latency(r, |l| l.p9999)),
+    ("latency_max_ns", |r| of_latency(r, |l| l.max)),
 ];
+
+/// Empty in the closed loop.
+fn of_open_loop<V: ToString>(r: &RunResult, figure: fn(&OpenLoopFigures) -> Option<V>) -> String {
+    known(r.open_loop.as_ref().and_then(figure))
+}
+
+/// Empty where no latencies were measured.
+fn of_latency(r: &RunResult, figure: fn(&Latency) -> u64) -> String {
+    known(r.latency_ns.as_ref().map(figure))
+}
 
 /// Empty where there is no such figure.
 fn known<V: ToString>(figure: Option<V>) -> String {
@@ -167,6 +188,7 @@ pub fn by_workload(results: &[RunResult]) -> String {
         let _ = writeln!(text, "{}", first.workload);
         text.push_str(&drawn(&columns_of(group, results), group, Format::Table));
         text.push_str(&closing(group, results));
+        text.push_str(&growth(group));
         text.push('\n');
         rest = others;
     }
@@ -189,7 +211,8 @@ fn drawn(columns: &[Column], rows: &[RunResult], format: Format) -> String {
 fn closing(group: &[RunResult], results: &[RunResult]) -> String {
     let mut text = String::new();
     let confirmed = |r: &RunResult| r.clash.as_ref().map(|c| c.confirmed_per_s.median);
-    let ranked_here = |r: &&RunResult| r.stall.is_none() && r.expiry.is_none();
+    let ranked_here =
+        |r: &&RunResult| r.stall.is_none() && r.expiry.is_none() && r.open_loop.is_none();
     let rate = |r: &RunResult| confirmed(r).unwrap_or(1e9 / r.ns_per_op.median);
     let mut ranked: Vec<&RunResult> = group.iter().filter(ranked_here).collect();
     ranked.sort_by(|a, b| rate(b).total_cmp(&rate(a)));
@@ -226,6 +249,10 @@ fn closing(group: &[RunResult], results: &[RunResult]) -> String {
             "unsure: the workers met on fewer than 20 % of the flows, so the rates say little about clashes.\n",
         );
     }
+    for doubt in doubts(group) {
+        let _ = writeln!(text, "unsafe: {doubt}.");
+    }
+    text.push_str(&open_loops(group, results));
     let disturbed: usize = group.iter().map(|r| r.disturbed_samples.len()).sum();
     let samples: usize = group.iter().map(|r| r.ops_per_s.samples.len()).sum();
     if disturbed > 0 {
@@ -233,6 +260,43 @@ fn closing(group: &[RunResult], results: &[RunResult]) -> String {
             text,
             "{disturbed} of {samples} samples were taken while others used more than 5 % of the machine."
         );
+    }
+    text
+}
+
+/// What a search found, and where percentiles rest on few batches.
+fn open_loops(group: &[RunResult], results: &[RunResult]) -> String {
+    let mut text = String::new();
+    let mut few = false;
+    for result in group {
+        let Some(open) = &result.open_loop else {
+            continue;
+        };
+        few |= open.batches < 10_000;
+        let Some(search) = &open.search else {
+            continue;
+        };
+        let (whose, trials) = (whose(result, results), search.trials.len());
+        let limit = format!(
+            "{} at {} us or less",
+            search.percentile,
+            search.limit_ns as f64 / 1e3
+        );
+        let _ = match open.rate_per_s {
+            Some(rate) => writeln!(
+                text,
+                "{whose} keeps {limit} up to {:.3} M/s ({trials} trials, to {:.0} %).",
+                rate / 1e6,
+                search.resolution * 100.0
+            ),
+            None => writeln!(
+                text,
+                "{whose} keeps {limit} at no rate that was tried ({trials} trials); the figures are those of the last."
+            ),
+        };
+    }
+    if few {
+        text.push_str("p99.99 is of fewer than 10000 batches somewhere: close to the maximum there; a longer --duration tells more.\n");
     }
     text
 }

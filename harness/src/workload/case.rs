@@ -11,6 +11,7 @@ use clashtrack_engine::tuple::Protocol;
 
 use super::clash::ClashWorkload;
 use super::mixed;
+use super::open_loop::Demand;
 use super::race::RaceConfig;
 use super::steer::Steer;
 use super::worker::Cores;
@@ -93,6 +94,26 @@ impl Kind {
     #[must_use]
     pub fn steers(self) -> bool {
         self == Kind::Skew
+    }
+
+    /// Operations can be offered at a rate. Races meet batch by batch, a stall stops the clock that they are paced by, `expire`
+    /// has a rate of its own, and with `skew` one worker has it all.
+    #[must_use]
+    pub fn takes_a_rate(self) -> bool {
+        !matches!(
+            self,
+            Kind::Clash(_) | Kind::ClashPort | Kind::Stall | Kind::Expire | Kind::Skew
+        )
+    }
+
+    /// Packets that a table's contender makes beforehand for each connection.
+    #[must_use]
+    pub fn packets_a_connection(self) -> usize {
+        match self {
+            Kind::Packets => 2,
+            Kind::NewFlows => 1,
+            _ => 0,
+        }
     }
 
     /// Keys looked up, or connections confirmed, together.
@@ -182,10 +203,15 @@ pub struct Plan {
     pub isa: Isa,
     /// How packets are spread over workers, where they are.
     pub steer: Steer,
+    /// As fast as can be, or at which rates.
+    pub demand: Demand,
 }
 
 /// A sample of `expire` is no shorter, unless that is asked for.
 const EXPIRE_SHORTEST: Duration = Duration::from_secs(2);
+
+/// About as many trials as a search needs.
+const TRIALS: usize = 10;
 
 /// How long a worker stays suspended in [`Kind::Stall`].
 pub const SUSPENSION: Duration = Duration::from_secs(2);
@@ -208,6 +234,7 @@ impl Plan {
             prefetch: Hint::default(),
             isa: Isa::default(),
             steer: Steer::default(),
+            demand: Demand::default(),
         }
     }
 
@@ -255,11 +282,16 @@ impl Plan {
         cases
     }
 
-    /// Samples in all, of all tables: the length of the progress bar.
+    /// Samples in all, of all tables: the length of the progress bar. Of a search it is a guess.
     #[must_use]
     pub fn steps(&self) -> u64 {
         let samples: usize = self.cases().iter().map(Case::samples).sum();
-        (samples * self.tables.len()) as u64
+        let times = match &self.demand {
+            Demand::AsFastAsPossible => samples,
+            Demand::Rates(rates) => samples * rates.len(),
+            Demand::Highest(_) => self.cases().len() * TRIALS,
+        };
+        (times * self.tables.len()) as u64
     }
 }
 

@@ -25,6 +25,7 @@ use super::case::{Case, Kind, Workload};
 use super::flows::Pair;
 use super::hand::{Hand, LONG, NOW};
 use super::measure::{Contender, Round};
+use super::pace::Pace;
 use super::traffic::Traffic;
 use super::worker::{Cores, Crew, run_crew};
 
@@ -169,6 +170,13 @@ impl<T: FlowTable<KeyV4>> Contender for ChurnContender<T> {
             .iter_mut()
             .for_each(|churner| churner.hand.reset());
     }
+
+    fn paces(&mut self) -> Vec<&mut Pace> {
+        self.hands
+            .iter_mut()
+            .map(|churner| &mut churner.hand.pace)
+            .collect()
+    }
 }
 
 impl<W> Churner<W> {
@@ -183,7 +191,7 @@ impl<W> Churner<W> {
     ) -> u64 {
         let connections = self.ids.len();
         let (mut done, mut missing) = (0, 0);
-        while connections > 0 && done < wanted && !crew.should_stop() {
+        while connections > 0 && done < wanted && self.hand.pace.next(crew) {
             // Populations take turns: the connection that goes is not the one that comes.
             let newcomers = populations[self.made / connections % 2];
             let first = self.made % connections;
@@ -201,6 +209,7 @@ impl<W> Churner<W> {
                 |number, id| ids[number] = Some(id),
             );
             missing += self.oldest.len() as u64 - self.hand.expire(table, &self.oldest);
+            self.hand.pace.done(places.len());
             self.made += places.len();
             done += places.len();
         }

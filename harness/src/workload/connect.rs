@@ -24,6 +24,7 @@ use super::anomaly;
 use super::case::{Case, Kind, Workload};
 use super::hand::{Hand, LONG, NOW};
 use super::measure::{Contender, Round};
+use super::pace::Pace;
 use super::traffic::Traffic;
 use super::worker::{Cores, run_crew};
 
@@ -82,10 +83,11 @@ impl<T: FlowTable<KeyV4>> Contender for ConnectContender<T> {
         let run = run_crew(&mut self.hands, cores, interrupted, |number, hand, crew| {
             let mine = &residents[case.share(number, residents.len())];
             for batch in mine.chunks(case.batch) {
-                if crew.should_stop() {
+                if !hand.pace.next(crew) {
                     break;
                 }
                 hand.connect(table, batch, NOW, |_| LONG, |_, _| ());
+                hand.pace.done(batch.len());
             }
         });
         let mut round = Round {
@@ -121,5 +123,9 @@ impl<T: FlowTable<KeyV4>> Contender for ConnectContender<T> {
 
     fn reset(&mut self) {
         self.hands.iter_mut().for_each(|hand| hand.reset());
+    }
+
+    fn paces(&mut self) -> Vec<&mut Pace> {
+        self.hands.iter_mut().map(|hand| &mut hand.pace).collect()
     }
 }

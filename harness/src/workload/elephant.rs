@@ -25,6 +25,7 @@ use super::anomaly::Anomalies;
 use super::case::{Case, Kind, Workload};
 use super::hand::{Hand, LONG, NOW, filled};
 use super::measure::{Contender, Round};
+use super::pace::Pace;
 use super::traffic::Traffic;
 use super::worker::{Cores, Crew, run_crew};
 
@@ -142,6 +143,13 @@ impl<T: FlowTable<KeyV4>> Contender for ElephantContender<T> {
     fn reset(&mut self) {
         self.hands.iter_mut().for_each(|rider| rider.hand.reset());
     }
+
+    fn paces(&mut self) -> Vec<&mut Pace> {
+        self.hands
+            .iter_mut()
+            .map(|rider| &mut rider.hand.pace)
+            .collect()
+    }
 }
 
 impl<W> Rider<W> {
@@ -155,8 +163,8 @@ impl<W> Rider<W> {
         crew: &Crew<'_>,
     ) -> (u64, u64) {
         let (mut packets, mut found) = (0, 0);
-        let worker = &mut self.hand.worker;
-        while packets < ROUND_PACKETS && !crew.should_stop() {
+        let Hand { worker, pace, .. } = &mut self.hand;
+        while packets < ROUND_PACKETS && pace.next(crew) {
             table.begin(worker);
             table.lookup_batch(worker, keys, NOW, &mut self.hits);
             for hit in self.hits.iter().flatten() {
@@ -171,6 +179,7 @@ impl<W> Rider<W> {
                 table.release(worker, hit.id);
             }
             table.end(worker);
+            pace.done(keys.len());
             packets += keys.len() as u64;
         }
         (packets, found)

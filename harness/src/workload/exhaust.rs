@@ -10,7 +10,8 @@
 //! who does not must have been dropped as a clash.
 //!
 //! # What it does not measure
-//! An allocator that knows which ports are free; what the client does next.
+//! An allocator that knows which ports are free; what the client does next. There is no limit beside it: how many ports are asked for is
+//! the logic that is measured.
 
 use std::sync::atomic::AtomicBool;
 
@@ -25,6 +26,7 @@ use clashtrack_engine::zone::Zone;
 use super::case::{Case, Kind, Workload};
 use super::gateway::{Gateway, Ring, Seen, Stage, Wire};
 use super::measure::{Contender, Round};
+use super::pace::Pace;
 use super::worker::{Cores, run_crew};
 
 /// The workload.
@@ -103,6 +105,7 @@ pub struct ExhaustContender<T: FlowTable<KeyV4>> {
     gateway: Gateway<T>,
     taken: usize,
     flows: Vec<(Tuple, Wire)>,
+    paces: Vec<Pace>,
 }
 
 impl<T: FlowTable<KeyV4>> ExhaustContender<T> {
@@ -161,6 +164,7 @@ impl<T: FlowTable<KeyV4>> ExhaustContender<T> {
                 .map(flow)
                 .collect(),
             taken: taken.len(),
+            paces: (0..case.workers).map(|_| Pace::default()).collect(),
             case: *case,
             gateway,
         }
@@ -172,28 +176,35 @@ impl<T: FlowTable<KeyV4>> Contender for ExhaustContender<T> {
     /// If a flow gets a port that was taken, is dropped for another reason, or does not go again.
     fn round(&mut self, cores: &Cores, interrupted: &AtomicBool) -> Round {
         let (flows, case, now) = (self.flows.as_slice(), &self.case, self.gateway.now);
-        let mut workers = self.gateway.workers();
-        let run = run_crew(&mut workers, cores, interrupted, |number, worker, crew| {
-            let (mut ring, mut seen) = (Ring::default(), Seen::default());
-            let (mut through, mut wires) = (Vec::new(), Vec::with_capacity(case.batch));
-            for flows in flows[case.share(number, flows.len())].chunks(case.batch) {
-                if crew.should_stop() {
-                    break;
+        let workers = self.gateway.workers().into_iter();
+        let mut states: Vec<_> = workers.zip(&mut self.paces).collect();
+        let run = run_crew(
+            &mut states,
+            cores,
+            interrupted,
+            |number, (worker, pace), crew| {
+                let (mut ring, mut seen) = (Ring::default(), Seen::default());
+                let (mut through, mut wires) = (Vec::new(), Vec::with_capacity(case.batch));
+                for flows in flows[case.share(number, flows.len())].chunks(case.batch) {
+                    if !pace.next(crew) {
+                        break;
+                    }
+                    wires.clear();
+                    wires.extend(flows.iter().map(|(_, wire)| *wire));
+                    ring.send(worker, &wires, now, &mut seen, |number, port| {
+                        assert!(Range::is_free(port), "{}: port {port} was taken", T::NAME);
+                        through.push(number);
+                    });
+                    for number in through.drain(..) {
+                        let ended = worker.delete(&flows[number].0, Zone::DEFAULT, now);
+                        assert!(ended, "{}: a flow that got through is there", T::NAME);
+                    }
+                    pace.done(flows.len());
                 }
-                wires.clear();
-                wires.extend(flows.iter().map(|(_, wire)| *wire));
-                ring.send(worker, &wires, now, &mut seen, |number, port| {
-                    assert!(Range::is_free(port), "{}: port {port} was taken", T::NAME);
-                    through.push(number);
-                });
-                for number in through.drain(..) {
-                    let ended = worker.delete(&flows[number].0, Zone::DEFAULT, now);
-                    assert!(ended, "{}: a flow that got through is there", T::NAME);
-                }
-            }
-            seen
-        });
-        drop(workers);
+                seen
+            },
+        );
+        drop(states);
         let seen = run.results.iter().fold(Seen::default(), Seen::plus);
         assert!(
             seen.accepted + seen.clashed == seen.packets && seen.misdirected == 0,
@@ -222,6 +233,10 @@ impl<T: FlowTable<KeyV4>> Contender for ExhaustContender<T> {
 
     fn reset(&mut self) {
         self.gateway.reset();
+    }
+
+    fn paces(&mut self) -> Vec<&mut Pace> {
+        self.paces.iter_mut().collect()
     }
 }
 

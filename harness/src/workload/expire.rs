@@ -20,7 +20,8 @@
 //! percentile beside it (99.9 % of the passes) is not.
 //!
 //! # What it does not measure
-//! Expiry of connections that live on because of their traffic; timeouts that differ between protocols.
+//! Expiry of connections that live on because of their traffic; timeouts that differ between protocols. There is no limit beside
+//! it: workers wait for their next batch to be due most of the time.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;

@@ -12,6 +12,7 @@ use clashtrack_engine::tuple::Protocol;
 
 use super::case::Case;
 use super::flows::Pair;
+use super::pace::Pace;
 use super::tally::Tally;
 
 /// The time of all packets where none passes.
@@ -67,6 +68,8 @@ pub(super) struct Hand<W> {
     pub(super) tally: Tally,
     /// Connections that found no entry to be made of.
     pub(super) refused: u64,
+    /// When its batches are due, in those workloads that can be offered at a rate.
+    pub(super) pace: Pace,
     protocol: Protocol,
     rng: WorkerRng,
     before: ConntrackStats,
@@ -90,6 +93,7 @@ impl<W> Hand<W> {
             counters: ConntrackCounters::default(),
             tally: Tally::default(),
             refused: 0,
+            pace: Pace::default(),
             protocol,
             rng: WorkerRng::new(!seed, number),
             before: ConntrackStats::default(),

@@ -17,6 +17,7 @@ use super::anomaly::{self, Anomalies};
 use super::case::{Case, Kind};
 use super::hand::{CONNECTED, Hand, NOW, filled};
 use super::measure::{Contender, Round};
+use super::pace::Pace;
 use super::traffic::Traffic;
 use super::worker::{Cores, Crew, run_crew};
 use super::zones;
@@ -119,7 +120,7 @@ impl<T: FlowTable<KeyV4>> Contender for LookupContender<T> {
             |number, looker, crew| {
                 let keys = traffic.keys_of(number);
                 let wanted = traffic.part_of(number, ROUND_LOOKUPS as u64);
-                if batch == 1 {
+                if batch == 1 && looker.hand.pace.is_closed() {
                     looker.one_by_one(table, keys, wanted, crew)
                 } else {
                     looker.in_batches(table, keys, batch, wanted, crew)
@@ -171,6 +172,13 @@ impl<T: FlowTable<KeyV4>> Contender for LookupContender<T> {
     fn reset(&mut self) {
         self.hands.iter_mut().for_each(|looker| looker.hand.reset());
     }
+
+    fn paces(&mut self) -> Vec<&mut Pace> {
+        self.hands
+            .iter_mut()
+            .map(|looker| &mut looker.hand.pace)
+            .collect()
+    }
 }
 
 /// Asks for the keys of the batch to come: to a packet path they are at hand, taken from packets a moment ago.
@@ -192,7 +200,7 @@ impl<W> Looker<W> {
         crew: &Crew<'_>,
     ) -> Seen {
         let mut seen = Seen::default();
-        while seen.lookups < wanted && !crew.should_stop() {
+        while seen.lookups < wanted && self.hand.pace.next(crew) {
             let end = (self.next + batch).min(keys.len());
             let asked = &keys[self.next..end];
             self.next = if end == keys.len() { 0 } else { end };
@@ -204,6 +212,7 @@ impl<W> Looker<W> {
             table.begin(&mut self.hand.worker);
             table.status_batch(&mut self.hand.worker, asked, NOW, found);
             table.end(&mut self.hand.worker);
+            self.hand.pace.done(asked.len());
             // Without branches, and each status read: what a hit ends with.
             for status in found.iter() {
                 seen.hits += u64::from(status.is_some());

@@ -29,6 +29,8 @@ use super::expire::{ExpireContender, Expiry};
 use super::lookup::LookupContender;
 use super::mixed::MixedContender;
 use super::new_flows::NewFlowsContender;
+use super::open_loop::{Conditions, Demand, OpenLoop};
+use super::pace::Pace;
 use super::packets::PacketsContender;
 use super::race::TableRace;
 use super::stall::{Stall, StallContender};
@@ -74,6 +76,10 @@ pub trait Contender: Send {
     fn per_cpu(&self) -> Vec<ConntrackStats>;
     /// Forgets what was counted so far (the warm-up).
     fn reset(&mut self);
+    /// The paces of its workers; none where operations cannot be offered at a rate.
+    fn paces(&mut self) -> Vec<&mut Pace> {
+        Vec::new()
+    }
 }
 
 /// One sample of one table.
@@ -94,6 +100,12 @@ impl Sample {
     #[must_use]
     pub fn ns_per_op(&self, workers: usize) -> f64 {
         self.elapsed.as_secs_f64() * 1e9 * workers as f64 / self.operations as f64
+    }
+
+    /// Operations a second, all workers together.
+    #[must_use]
+    pub fn ops_per_s(&self) -> f64 {
+        self.operations as f64 / self.elapsed.as_secs_f64()
     }
 }
 
@@ -126,6 +138,8 @@ pub struct Measurement {
     pub stall: Option<Stall>,
     /// The `expire` workload's own, of all samples together.
     pub expiry: Option<Expiry>,
+    /// Operations were offered at a rate.
+    pub open_loop: Option<OpenLoop>,
     /// Growth of resident memory a connection, where somebody measured it.
     pub bytes_per_connection: Option<f64>,
 }
@@ -151,6 +165,7 @@ impl Measurement {
             pinned: true,
             stall: None,
             expiry: None,
+            open_loop: None,
             bytes_per_connection: None,
         }
     }
@@ -172,7 +187,7 @@ impl Measurement {
         self.collided_share() < UNSURE_BELOW
     }
 
-    fn add(&mut self, round: Round) {
+    pub(super) fn add(&mut self, round: Round) {
         self.tally.add(&round.tally);
         self.chances += round.chances;
         self.anomalies.add(round.anomalies);
@@ -333,16 +348,32 @@ fn measure_all(
             let mut contest = Contest::new(tables, &case);
             contest.warm_up(&cores, interrupted);
             resident = resident.or_else(Resident::now);
-            for _ in 0..case.samples() {
-                if stopped() {
-                    break;
+            let conditions = Conditions {
+                case: &case,
+                cores: &cores,
+                interrupted,
+            };
+            let mut step = |table| step(case.workload.name, table);
+            match &plan.demand {
+                Demand::AsFastAsPossible => {
+                    for _ in 0..case.samples() {
+                        if stopped() {
+                            break;
+                        }
+                        contest.sample(case.enough(), &cores, interrupted);
+                        tables.iter().for_each(|table| step(table.name));
+                    }
+                    measurements.extend(contest.finish());
                 }
-                contest.sample(case.enough(), &cores, interrupted);
-                for table in tables {
-                    step(case.workload.name, table.name);
+                Demand::Rates(rates) => {
+                    for &rate in rates {
+                        measurements.extend(contest.at_rate(rate as f64, conditions, &mut step));
+                    }
+                }
+                Demand::Highest(goal) => {
+                    measurements.extend(contest.highest(*goal, conditions, step));
                 }
             }
-            measurements.extend(contest.finish());
         }
     }
     Measured {
@@ -356,15 +387,15 @@ fn measure_all(
 /// Up to so many connections all tables of a case are in memory together.
 pub const TOGETHER_MAX: usize = 4_000_000;
 
-fn is_raised(flag: &AtomicBool) -> bool {
+pub(super) fn is_raised(flag: &AtomicBool) -> bool {
     // Relaxed: a flag that stands for itself.
     flag.load(Ordering::Relaxed)
 }
 
 /// One case on all tables, and the limit beside them.
-struct Contest {
-    entrants: Vec<(Box<dyn Contender>, Measurement)>,
-    limit: Option<(Box<dyn Contender>, Vec<Sample>)>,
+pub(super) struct Contest {
+    pub(super) entrants: Vec<(Box<dyn Contender>, Measurement)>,
+    pub(super) limit: Option<(Box<dyn Contender>, Vec<Sample>)>,
 }
 
 /// Makes a contender of the table type it visits.
@@ -434,7 +465,7 @@ impl Contest {
     }
 
     /// One sample of each table and of the limit, their rounds interleaved.
-    fn sample(&mut self, duration: Duration, cores: &Cores, interrupted: &AtomicBool) {
+    pub(super) fn sample(&mut self, duration: Duration, cores: &Cores, interrupted: &AtomicBool) {
         let begun = Ticks::now();
         let mut sums: BTreeMap<usize, Sample> = BTreeMap::new();
         let mut rounds: Vec<(usize, Round)> = Vec::new();
@@ -472,6 +503,24 @@ impl Contest {
         }
     }
 
+    /// A sample of the limit alone; `None` where there is no limit, or it was interrupted.
+    pub(super) fn limit_sample(
+        &mut self,
+        duration: Duration,
+        cores: &Cores,
+        interrupted: &AtomicBool,
+    ) -> Option<Sample> {
+        let (limit, _) = self.limit.as_mut()?;
+        let mut sum = Sample::NOTHING;
+        while sum.elapsed < duration && !is_raised(interrupted) {
+            let round = limit.round(cores, interrupted);
+            // Clocks are coarse on some systems: a round that took no time at all must not go on for ever.
+            sum.elapsed += round.elapsed.max(Duration::from_micros(1));
+            sum.operations += round.operations;
+        }
+        (sum.operations > 0).then_some(sum)
+    }
+
     fn finish(self) -> impl Iterator<Item = Measurement> {
         let limit = self.limit.map(|(_, samples)| samples).unwrap_or_default();
         self.entrants
@@ -486,7 +535,7 @@ impl Contest {
 }
 
 impl Sample {
-    const NOTHING: Sample = Sample {
+    pub(super) const NOTHING: Sample = Sample {
         elapsed: Duration::ZERO,
         operations: 0,
         tally: Tally::NOTHING,

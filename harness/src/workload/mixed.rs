@@ -29,6 +29,7 @@ use super::flows::Pair;
 use super::hand::{CONNECTED, Hand, LONG, NOW, filled};
 use super::lookup::prefetch_keys;
 use super::measure::{Contender, Round};
+use super::pace::Pace;
 use super::traffic::Traffic;
 use super::worker::{Cores, Crew, run_crew};
 
@@ -41,9 +42,10 @@ pub const WORKLOAD: Workload = Workload {
 
 /// Cycles of a round.
 pub const CYCLES: usize = 16;
-/// Batches of lookups in a cycle, and of new connections.
-const LOOKUPS: usize = 90;
-const CONNECTS: usize = 9;
+/// Batches of lookups in a cycle.
+pub(crate) const LOOKUPS: usize = 90;
+/// Batches of new connections.
+pub(crate) const CONNECTS: usize = 9;
 
 /// Connections that a worker makes in a round.
 #[must_use]
@@ -159,6 +161,13 @@ impl<T: FlowTable<KeyV4>> Contender for MixedContender<T> {
     fn reset(&mut self) {
         self.hands.iter_mut().for_each(|mixer| mixer.hand.reset());
     }
+
+    fn paces(&mut self) -> Vec<&mut Pace> {
+        self.hands
+            .iter_mut()
+            .map(|mixer| &mut mixer.hand.pace)
+            .collect()
+    }
 }
 
 impl<W> Mixer<W> {
@@ -174,19 +183,29 @@ impl<W> Mixer<W> {
         let mut newcomers = newcomers.chunks(batch);
         for _ in 0..CYCLES {
             for turn in 1..=LOOKUPS {
-                if crew.should_stop() {
+                if !self.hand.pace.next(crew) {
                     return done;
                 }
+                let before = done.lookups;
                 self.look_up(table, keys, batch, &mut done);
+                self.hand.pace.done((done.lookups - before) as usize);
                 if turn % (LOOKUPS / CONNECTS) == 0
                     && let Some(pairs) = newcomers.next()
                 {
+                    if !self.hand.pace.next(crew) {
+                        return done;
+                    }
                     let made = &mut self.made;
                     self.hand
                         .connect(table, pairs, NOW, |_| LONG, |_, id| made.push_back(id));
+                    self.hand.pace.done(pairs.len());
                 }
             }
+            if !self.hand.pace.next(crew) {
+                return done;
+            }
             let (ended, missing) = self.end_oldest(table, batch);
+            self.hand.pace.done(ended as usize);
             done.ended += ended;
             done.missing += missing;
         }

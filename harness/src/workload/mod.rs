@@ -5,6 +5,7 @@
 //! traffic   the connections and keys of a case, drawn once for all tables       flows
 //! answers   before anything is timed: all tables give the same answers
 //! measure   tables and the machine's limit take turns                           worker, crate::limit
+//! open_loop the same at given rates, and the search for the highest one         pace, search
 //! race      clash, clash-nat, clash-tcp, dns-pair                               sweep, tally, anomaly, crate::floor
 //! lookup    lookup-hit, lookup-miss, zipf, skew, zones                           steer
 //! hand      how a worker connects and expires in connect, churn, expire, stall
@@ -35,8 +36,11 @@ pub mod lookup_miss;
 pub mod measure;
 pub mod mixed;
 pub mod new_flows;
+pub mod open_loop;
+pub mod pace;
 pub mod packets;
 pub mod race;
+pub mod search;
 pub mod skew;
 pub mod stall;
 pub mod steer;

@@ -19,6 +19,7 @@ use clashtrack_engine::table::key::{FlowKey, KeyV4};
 use super::case::{Case, Kind, Workload};
 use super::gateway::{Gateway, Ring, Seen, Stage, Wire};
 use super::measure::{Contender, Round};
+use super::pace::Pace;
 use super::traffic::Traffic;
 use super::worker::{Cores, run_crew};
 
@@ -35,6 +36,7 @@ pub struct NewFlowsContender<T: FlowTable<KeyV4>> {
     case: Case,
     gateway: Gateway<T>,
     wires: Vec<Wire>,
+    paces: Vec<Pace>,
 }
 
 impl<T: FlowTable<KeyV4>> NewFlowsContender<T> {
@@ -43,6 +45,7 @@ impl<T: FlowTable<KeyV4>> NewFlowsContender<T> {
     pub fn new(case: &Case, traffic: &Arc<Traffic>) -> NewFlowsContender<T> {
         let first = |tuple| Wire::of(&tuple, 0, Stage::First);
         NewFlowsContender {
+            paces: (0..case.workers).map(|_| Pace::default()).collect(),
             case: *case,
             gateway: Gateway::new(case, traffic.residents.len(), None),
             wires: traffic
@@ -59,18 +62,25 @@ impl<T: FlowTable<KeyV4>> Contender for NewFlowsContender<T> {
     /// If a packet is not rewritten, or a connection is not there that was confirmed.
     fn round(&mut self, cores: &Cores, interrupted: &AtomicBool) -> Round {
         let (wires, case, now) = (self.wires.as_slice(), &self.case, self.gateway.now);
-        let mut workers = self.gateway.workers();
-        let run = run_crew(&mut workers, cores, interrupted, |number, worker, crew| {
-            let (mut ring, mut seen) = (Ring::default(), Seen::default());
-            for wires in wires[case.share(number, wires.len())].chunks(case.batch) {
-                if crew.should_stop() {
-                    break;
+        let workers = self.gateway.workers().into_iter();
+        let mut states: Vec<_> = workers.zip(&mut self.paces).collect();
+        let run = run_crew(
+            &mut states,
+            cores,
+            interrupted,
+            |number, (worker, pace), crew| {
+                let (mut ring, mut seen) = (Ring::default(), Seen::default());
+                for wires in wires[case.share(number, wires.len())].chunks(case.batch) {
+                    if !pace.next(crew) {
+                        break;
+                    }
+                    ring.send(worker, wires, now, &mut seen, |_, _| ());
+                    pace.done(wires.len());
                 }
-                ring.send(worker, wires, now, &mut seen, |_, _| ());
-            }
-            seen
-        });
-        drop(workers);
+                seen
+            },
+        );
+        drop(states);
         let seen = run.results.iter().fold(Seen::default(), Seen::plus);
         // Two workers may choose one port toward a server: the later one's packet is dropped.
         assert!(
@@ -101,5 +111,9 @@ impl<T: FlowTable<KeyV4>> Contender for NewFlowsContender<T> {
 
     fn reset(&mut self) {
         self.gateway.reset();
+    }
+
+    fn paces(&mut self) -> Vec<&mut Pace> {
+        self.paces.iter_mut().collect()
     }
 }

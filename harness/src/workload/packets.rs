@@ -21,6 +21,7 @@ use std::sync::atomic::AtomicBool;
 use super::case::{Case, Kind, Workload};
 use super::gateway::{Gateway, Ring, Seen, Stage, Wire};
 use super::measure::{Contender, Round};
+use super::pace::Pace;
 use super::traffic::Traffic;
 use super::worker::{Cores, run_crew};
 
@@ -40,8 +41,8 @@ pub struct PacketsContender<T: FlowTable<KeyV4>> {
     case: Case,
     gateway: Gateway<T>,
     wires: Vec<Wire>,
-    /// Where each worker goes on.
-    places: Vec<usize>,
+    /// Where each worker goes on, and when.
+    places: Vec<(usize, Pace)>,
 }
 
 impl<T: FlowTable<KeyV4>> PacketsContender<T> {
@@ -64,7 +65,7 @@ impl<T: FlowTable<KeyV4>> PacketsContender<T> {
         }
         PacketsContender {
             places: (0..case.workers)
-                .map(|number| case.share(number, wires.len()).start)
+                .map(|number| (case.share(number, wires.len()).start, Pace::default()))
                 .collect(),
             case: *case,
             gateway,
@@ -126,12 +127,13 @@ impl<T: FlowTable<KeyV4>> Contender for PacketsContender<T> {
             &mut states,
             cores,
             interrupted,
-            |_, (worker, place), crew| {
+            |_, (worker, (place, pace)), crew| {
                 let (mut ring, mut seen) = (Ring::default(), Seen::default());
-                while seen.packets < ROUND_PACKETS && !crew.should_stop() {
-                    let end = (**place + batch).min(wires.len());
-                    ring.send(worker, &wires[**place..end], now, &mut seen, |_, _| ());
-                    **place = if end == wires.len() { 0 } else { end };
+                while seen.packets < ROUND_PACKETS && pace.next(crew) {
+                    let end = (*place + batch).min(wires.len());
+                    ring.send(worker, &wires[*place..end], now, &mut seen, |_, _| ());
+                    pace.done(end - *place);
+                    *place = if end == wires.len() { 0 } else { end };
                 }
                 seen
             },
@@ -157,5 +159,9 @@ impl<T: FlowTable<KeyV4>> Contender for PacketsContender<T> {
 
     fn reset(&mut self) {
         self.gateway.reset();
+    }
+
+    fn paces(&mut self) -> Vec<&mut Pace> {
+        self.places.iter_mut().map(|(_, pace)| pace).collect()
     }
 }

@@ -15,7 +15,8 @@
 //! there is nothing left to remove, which is no slower removal.
 //!
 //! # What it does not measure
-//! Suspension at other places of confirm (the table's own tests do that); how likely any of it is.
+//! Suspension at other places of confirm (the table's own tests do that); how likely any of it is. There is no limit beside it: what is
+//! looked at is whether others go on at all.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};

@@ -26,6 +26,7 @@ use super::case::{Case, Kind, Workload};
 use super::flows::Pair;
 use super::hand::{Hand, LONG, NOW, filled};
 use super::measure::{Contender, Round};
+use super::pace::Pace;
 use super::traffic::Traffic;
 use super::worker::{Cores, Crew, run_crew};
 
@@ -165,6 +166,13 @@ impl<T: FlowTable<KeyV4>> Contender for SynFloodContender<T> {
             .iter_mut()
             .for_each(|flooder| flooder.hand.reset());
     }
+
+    fn paces(&mut self) -> Vec<&mut Pace> {
+        self.hands
+            .iter_mut()
+            .map(|flooder| &mut flooder.hand.pace)
+            .collect()
+    }
 }
 
 impl<W> Flooder<W> {
@@ -178,7 +186,7 @@ impl<W> Flooder<W> {
         crew: &Crew<'_>,
     ) -> u64 {
         let mut syns = 0;
-        while syns < wanted && !newcomers.is_empty() && !crew.should_stop() {
+        while syns < wanted && !newcomers.is_empty() && self.hand.pace.next(crew) {
             let end = (self.next + batch).min(newcomers.len());
             let pairs = &newcomers[self.next..end];
             self.next = if end == newcomers.len() { 0 } else { end };
@@ -188,6 +196,7 @@ impl<W> Flooder<W> {
                 .connect(table, &self.admitted, NOW, |_| LONG, |_, _| ());
             // Whoever was refused after all leaves the place to the next.
             self.room += self.admitted.len() as u64 - (self.hand.tally.confirmed - before);
+            self.hand.pace.done(pairs.len());
             syns += pairs.len();
         }
         syns as u64

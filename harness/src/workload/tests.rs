@@ -27,6 +27,7 @@ fn plan(workloads: &[Workload]) -> Plan {
         prefetch: Hint::default(),
         isa: clashtrack_engine::table::lockfree::Isa::default(),
         steer: steer::Steer::default(),
+        demand: open_loop::Demand::default(),
     }
 }
 
@@ -233,4 +234,75 @@ fn the_limit_looks_for_its_best_way_in_the_warm_up_with_all_of_its_workers() {
         let round = limit.round(&cores, &never);
         assert!(round.operations > 0 && round.elapsed > Duration::ZERO);
     }
+}
+
+#[test]
+fn every_workload_has_a_limit_but_those_that_say_why_not() {
+    let (cores, never) = (Cores::available(), AtomicBool::new(false));
+    for &workload in WORKLOADS {
+        let none = matches!(workload.kind, Kind::Exhaust | Kind::Expire | Kind::Stall);
+        let asked = Plan {
+            batches: vec![1, 16],
+            protocols: vec![Protocol::TCP, Protocol::UDP],
+            ..plan(&[workload])
+        };
+        for case in asked.cases() {
+            let traffic = Arc::new(Traffic::of(&case));
+            let limit = crate::limit::contender(&case, &traffic);
+            assert_eq!(limit.is_none(), none, "{}", workload.name);
+            let Some(mut limit) = limit else {
+                continue;
+            };
+            // Some have a warm-up, in which they look for their best way.
+            limit.round(&cores, &never);
+            let rounds: Vec<_> = (0..3).map(|_| limit.round(&cores, &never)).collect();
+            for round in rounds {
+                assert!(round.operations > 0, "{case:?}");
+                assert!(round.elapsed > Duration::ZERO, "{case:?}");
+            }
+        }
+    }
+}
+
+/// Aim: what the driver says about a rate is what was offered. Method: a rate that any machine keeps, in operations that can be counted.
+#[test]
+fn at_a_rate_every_table_is_offered_as_much_as_was_asked_for() {
+    let plan = Plan {
+        tables: vec!["lockfree", "mutex"],
+        duration: Some(Duration::from_millis(40)),
+        repeat: Some(2),
+        demand: open_loop::Demand::Rates(vec![4000, 8000]),
+        ..plan(&[lookup_hit::WORKLOAD, churn::WORKLOAD, packets::WORKLOAD])
+    };
+    let measured = measure(&plan, &AtomicBool::new(false), |_, _| ());
+    assert_eq!(measured.measurements.len(), 3 * 2 * 2);
+    for measurement in &measured.measurements {
+        let open = measurement.open_loop.as_ref().expect("it was at a rate");
+        let rate = open.rate.expect("it was given");
+        let done: u64 = measurement.samples.iter().map(|s| s.operations).sum();
+        // Each worker's last batch may reach beyond the end, and the second one begins a batch later.
+        let due = (rate * 0.08) as u64;
+        let seen = done + open.offered.given_up;
+        assert!(
+            (due - 64..=due + 64).contains(&seen),
+            "{seen} of {due}: {measurement:?}"
+        );
+        assert_eq!(open.offered.latencies.len(), seen, "{measurement:?}");
+        assert_eq!(measurement.limit.len(), 2);
+        assert!(!measurement.anomalies.any());
+    }
+}
+
+#[test]
+fn an_interrupted_search_measures_nothing_and_ends() {
+    let goal = open_loop::Goal {
+        percentile: open_loop::Percentile::P50,
+        latency: Duration::from_secs(1),
+    };
+    let plan = Plan {
+        demand: open_loop::Demand::Highest(goal),
+        ..plan(&[lookup_hit::WORKLOAD])
+    };
+    let measured = measure(&plan, &AtomicBool::new(true), |_, _| ());
+    assert!(measured.interrupted && measured.measurements.is_empty());
 }

@@ -6,6 +6,7 @@ use clashtrack_engine::table::prefetch::Hint;
 use clashtrack_engine::tuple::Protocol;
 
 use super::launches;
+use super::rate::{self, RateArgs};
 use crate::calibrate::{self, Access};
 use crate::command::{Globals, values};
 use crate::error::Error;
@@ -15,7 +16,7 @@ use crate::workload::flows::FLOWS_MAX;
 use crate::workload::measure::TOGETHER_MAX;
 use crate::workload::steer::Steer;
 use crate::workload::worker::Cores;
-use crate::workload::{self, Kind, MAIN_JOB, Plan, WORKLOADS};
+use crate::workload::{self, Kind, MAIN_JOB, Plan, WORKLOADS, Workload};
 
 const AFTER_HELP: &str = "\
 Sizes are written as 64k or 1M, times as 500ms or 10s; lists with commas; 1k..16M doubles from 1k to 16M.
@@ -35,6 +36,9 @@ Defaults:
   expire                      32  1M           all but one    30s a 1M, once: all expire within it
   stall                       32  1M           all cores, >1  2s, once
 Hash key, page placement and code layout are drawn once a process: --launches 5 repeats all of it in fresh processes.
+At a --rate a latency counts from the moment at which an operation was due, and the rate is that of all workers together;
+max:p99=50us looks for the highest rate that keeps the limit (p50, p90, p99, p99.9, p99.99 or max), to 2 %.
+clash*, dns-pair, clash-port, stall, expire and skew have paces of their own and take no rate.
 Above 4M connections only lockfree is run, unless --table says otherwise; each then has a process of its own.
 
 Examples:
@@ -42,6 +46,9 @@ Examples:
   clashtrack run lookup-hit connect --workers 1,2 --table lockfree,dashmap
   clashtrack run lookup-hit connect --launches 5 --json
   clashtrack run lookup-hit --batch 1,64 --connections 1k..1M
+  clashtrack run lookup-hit connect --rate 1M..16M
+  clashtrack run packets --table lockfree,striped --rate max:p99=50us
+  clashtrack run lookup-hit --connections 1k..16M --table lockfree
   clashtrack run churn --l4 tcp,udp --workers 1
   clashtrack run expire --connections 4M
   clashtrack run clash-nat --connections 1k..64k --seed 7 --json";
@@ -65,6 +72,8 @@ const LAUNCHES_MAX: usize = 1000;
 const ENTRY_BYTES: usize = 320;
 /// Memory of a connection's keys, of those of its successor, and of both in the order in which they are asked for.
 const TRAFFIC_BYTES: usize = 160;
+/// A packet made beforehand.
+const PACKET_BYTES: usize = 80;
 
 /// How a plan is carried out, and what was asked for where the plan has what came of it.
 #[derive(Clone, Copy, Debug)]
@@ -113,6 +122,9 @@ pub struct RunArgs {
     /// How packets are spread over workers, where that matters (`skew`): rss, hash or random [default: rss]
     #[arg(long, value_name = "HOW")]
     pub steer: Option<String>,
+    /// Open loop
+    #[command(flatten)]
+    pub rate: RateArgs,
     /// For `churn` alone, in a process of its own: print the growth of memory a connection
     #[arg(long, hide = true)]
     pub memory_only: bool,
@@ -134,6 +146,7 @@ impl RunArgs {
             isa: "auto".to_owned(),
             prefetch: "auto".to_owned(),
             steer: None,
+            rate: RateArgs::default(),
             memory_only: false,
         }
     }
@@ -175,8 +188,10 @@ impl RunArgs {
                 )
             })
         });
+        let workloads: Vec<Workload> = workloads.collect::<Result<_, _>>()?;
         let mut plan = Plan {
-            workloads: workloads.collect::<Result<_, _>>()?,
+            demand: self.rate.demand(&workloads)?,
+            workloads,
             tables: tables.collect::<Result<_, _>>()?,
             workers: bounded("--workers", &self.workers, WORKERS_MAX)?,
             batches: bounded("--batch", &self.batch, BATCH_MAX)?,
@@ -197,6 +212,7 @@ impl RunArgs {
             steer: known_steer(self.steer.as_deref())?,
         };
         check_workers(&plan)?;
+        rate::check_launches(&plan.demand, self.order()?.launches)?;
         if self.steer.is_some() {
             check_steer(&plan)?;
         }
@@ -245,7 +261,7 @@ const LARGE: &str = "lockfree";
 /// Protocols that connections of the measured workloads may have.
 const PROTOCOLS: [Protocol; 2] = [Protocol::TCP, Protocol::UDP];
 
-fn unknown(
+pub(super) fn unknown(
     flag: &'static str,
     what: &str,
     name: &str,
@@ -344,9 +360,10 @@ fn check_memory(plan: &Plan) -> Result<(), Error> {
             _ => (case.entries(), together + 1),
         };
         let traffic = case.connections.saturating_mul(TRAFFIC_BYTES);
+        let packets = PACKET_BYTES * case.workload.kind.packets_a_connection();
         let needed = entries
             .saturating_mul(tables)
-            .saturating_mul(ENTRY_BYTES)
+            .saturating_mul(ENTRY_BYTES + packets)
             .saturating_add(traffic) as u64;
         if needed > available {
             return Err(Error::Argument {

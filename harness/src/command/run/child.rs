@@ -4,6 +4,7 @@ use std::process::{Command, Stdio};
 
 use serde::Deserialize;
 
+use super::rate;
 use crate::error::{EXIT_INTERRUPTED, EXIT_NO, Error};
 use crate::load::Load;
 use crate::report::json::RunResult;
@@ -104,6 +105,9 @@ pub(super) fn words(plan: &Plan, sizes: &[usize], tables: &[&str], seed: u64) ->
     add("--seed", seed.to_string());
     add("--prefetch", plan.prefetch.name().to_owned());
     add("--isa", plan.isa.name().to_owned());
+    if let Some(rate) = rate::asked(&plan.demand) {
+        add("--rate", rate);
+    }
     if plan.workloads.iter().any(|w| w.kind.steers()) {
         add("--steer", plan.steer.name().to_owned());
     }

@@ -1,6 +1,7 @@
 //! What `clashtrack run` prints for people: how it was measured, the grids, the counters of the first table.
 
 use super::args::Order;
+use super::rate;
 use super::{Outcome, used};
 use crate::report::machine::Tuning;
 use crate::report::table;
@@ -31,6 +32,11 @@ pub(super) fn text(plan: &Plan, order: Order, cores: &Cores, outcome: &Outcome) 
             launches => format!(" and on, {launches} launches"),
         },
     ));
+    if let Some(rate) = rate::asked(&plan.demand) {
+        text.push_str(&format!(
+            "open loop, {rate} operations a second of all workers; latency from the moment an operation was due\n"
+        ));
+    }
     text.push_str(&tuning(outcome.tuning));
     text.push_str(&table::by_workload(results));
     if let Some(first) = plan.tables.first() {
