@@ -304,7 +304,7 @@ impl Limit {
         });
         self.places = places;
         Round {
-            elapsed: run.elapsed,
+            elapsed: run.time(self.case.workload.kind),
             pinned: run.pinned,
             operations: run.results.iter().sum(),
             ..Round::default()

@@ -127,7 +127,7 @@ impl<T: FlowTable<KeyV4>> ChurnContender<T> {
             },
         );
         let mut round = Round {
-            elapsed: run.elapsed,
+            elapsed: run.time(self.case.workload.kind),
             pinned: run.pinned,
             ..Round::default()
         };

@@ -91,7 +91,7 @@ impl<T: FlowTable<KeyV4>> Contender for ConnectContender<T> {
             }
         });
         let mut round = Round {
-            elapsed: run.elapsed,
+            elapsed: run.time(self.case.workload.kind),
             pinned: run.pinned,
             ..Round::default()
         };

@@ -110,7 +110,7 @@ impl<T: FlowTable<KeyV4>> Contender for ElephantContender<T> {
             rider.ride(table, elephant, keys, tcp, crew)
         });
         let mut round = Round {
-            elapsed: run.elapsed,
+            elapsed: run.time(Kind::Elephant),
             pinned: run.pinned,
             ..Round::default()
         };

@@ -219,7 +219,7 @@ impl<T: FlowTable<KeyV4>> Contender for ExhaustContender<T> {
             T::NAME
         );
         Round {
-            elapsed: run.elapsed,
+            elapsed: run.time(self.case.workload.kind),
             pinned: run.pinned,
             operations: seen.packets,
             tally: self.gateway.books(&seen),

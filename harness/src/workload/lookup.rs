@@ -31,8 +31,8 @@ pub struct LookupContender<T: FlowTable<KeyV4>> {
     table: T,
     traffic: Arc<Traffic>,
     batch: usize,
-    /// Whether the keys are there.
-    hits: bool,
+    /// What is looked up: keys that are there, but for `lookup-miss`.
+    kind: Kind,
     hands: Vec<CachePadded<Looker<T::Worker>>>,
     /// For what happens at rest.
     checker: T::Worker,
@@ -83,7 +83,7 @@ impl<T: FlowTable<KeyV4>> LookupContender<T> {
             checker: table.worker(),
             checks_zones: case.workload.kind == Kind::Zones,
             batch: case.batch,
-            hits: case.workload.kind != Kind::LookupMiss,
+            kind: case.workload.kind,
             table,
             traffic,
             marker: PhantomData,
@@ -128,7 +128,7 @@ impl<T: FlowTable<KeyV4>> Contender for LookupContender<T> {
             },
         );
         let mut round = Round {
-            elapsed: run.elapsed,
+            elapsed: run.time(self.kind),
             pinned: run.pinned,
             ..Round::default()
         };
@@ -145,7 +145,7 @@ impl<T: FlowTable<KeyV4>> Contender for LookupContender<T> {
                 "{}: a lookup found a connection with another status than it was given",
                 T::NAME
             );
-            if self.hits {
+            if self.kind != Kind::LookupMiss {
                 round.anomalies.add(Anomalies {
                     vanished: seen.lookups - seen.hits,
                     ..Anomalies::default()

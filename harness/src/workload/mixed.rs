@@ -128,7 +128,7 @@ impl<T: FlowTable<KeyV4>> Contender for MixedContender<T> {
             },
         );
         let mut round = Round {
-            elapsed: run.elapsed,
+            elapsed: run.time(self.case.workload.kind),
             pinned: run.pinned,
             ..Round::default()
         };

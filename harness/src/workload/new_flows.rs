@@ -97,7 +97,7 @@ impl<T: FlowTable<KeyV4>> Contender for NewFlowsContender<T> {
         let tally = self.gateway.books(&seen);
         self.gateway.forget_all();
         Round {
-            elapsed: run.elapsed,
+            elapsed: run.time(self.case.workload.kind),
             pinned: run.pinned,
             operations: seen.packets,
             tally,

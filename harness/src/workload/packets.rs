@@ -146,7 +146,7 @@ impl<T: FlowTable<KeyV4>> Contender for PacketsContender<T> {
             );
         }
         Round {
-            elapsed: run.elapsed,
+            elapsed: run.time(self.case.workload.kind),
             pinned: run.pinned,
             operations: run.results.iter().map(|seen| seen.packets).sum(),
             ..Round::default()

@@ -119,6 +119,7 @@ mod tests {
         };
         CrewRun {
             elapsed: Duration::from_secs(1),
+            mean: Duration::from_secs(1),
             pinned: true,
             results: reached.iter().map(swept).collect(),
         }

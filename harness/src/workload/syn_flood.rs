@@ -142,7 +142,7 @@ impl<T: FlowTable<KeyV4>> Contender for SynFloodContender<T> {
             },
         );
         let mut round = Round {
-            elapsed: run.elapsed,
+            elapsed: run.time(self.case.workload.kind),
             pinned: run.pinned,
             operations: run.results.iter().sum(),
             ..Round::default()

@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use core_affinity::CoreId;
 use crossbeam_utils::{Backoff, CachePadded};
 
+use super::case::Kind;
+
 /// The cores that workers are pinned to.
 #[derive(Clone, Debug)]
 pub struct Cores {
@@ -83,10 +85,27 @@ pub struct Crew<'a> {
 pub struct CrewRun<R> {
     /// From the first worker's start to the last one's end.
     pub elapsed: Duration,
+    /// What a worker took for its own part, in the mean.
+    pub mean: Duration,
     /// Whether every worker had a core of its choice.
     pub pinned: bool,
     /// What each worker returned.
     pub results: Vec<R>,
+}
+
+impl<R> CrewRun<R> {
+    /// The time of a round of fixed work. Where workers have equal shares it is the mean of their own times: on a
+    /// machine that takes a core away for some milliseconds, as virtual ones do, the end of the last one says more of
+    /// that than of the table, and it does so the more, the longer the table's rounds are than the limit's. Where packets are steered, shares
+    /// differ, and the end counts.
+    #[must_use]
+    pub fn time(&self, kind: Kind) -> Duration {
+        if kind.steers() {
+            self.elapsed
+        } else {
+            self.mean
+        }
+    }
 }
 
 /// Looks at a slower worker, without giving the core up, before the scheduler is asked. About 10 µs.
@@ -184,6 +203,7 @@ pub fn run_crew<S: Send, R: Send>(
     });
     let mut run = CrewRun {
         elapsed: Duration::ZERO,
+        mean: Duration::ZERO,
         pinned: true,
         results: Vec::with_capacity(joined.len()),
     };
@@ -193,6 +213,7 @@ pub fn run_crew<S: Send, R: Send>(
             outcome.unwrap_or_else(|cause| panic::resume_unwind(cause));
         run.pinned &= pinned;
         run.results.push(result);
+        run.mean += ended - begun;
         span = Some(match span {
             None => (begun, ended),
             Some((first, last)) => (first.min(begun), last.max(ended)),
@@ -201,6 +222,7 @@ pub fn run_crew<S: Send, R: Send>(
     if let Some((first, last)) = span {
         run.elapsed = last - first;
     }
+    run.mean /= run.results.len().max(1) as u32;
     run
 }
 

@@ -216,7 +216,7 @@ mod tests {
             let values: Vec<&str> = value.split(',').collect();
             assert_eq!(demand(&values).unwrap(), asked);
         }
-        assert_eq!(super::asked(&Demand::AsFastAsPossible), None);
+        assert_eq!(asked(&Demand::AsFastAsPossible), None);
     }
 
     #[test]
