@@ -33,7 +33,7 @@ impl Orphan {
 }
 
 #[cfg(test)]
-impl Shared {
+impl super::Shared {
     /// Workers that are gone and whose numbers nobody has taken over.
     #[cfg(not(any(loom, shuttle)))]
     pub(in super::super) fn orphans(&self) -> usize {
