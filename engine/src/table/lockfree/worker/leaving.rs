@@ -35,7 +35,7 @@ impl Orphan {
 #[cfg(test)]
 impl super::Shared {
     /// Workers that are gone and whose numbers nobody has taken over.
-    #[cfg(not(any(loom, shuttle)))]
+    #[allow(dead_code, reason = "its test is not run under the checkers")]
     pub(in super::super) fn orphans(&self) -> usize {
         self.orphans.lock().unwrap().len()
     }
