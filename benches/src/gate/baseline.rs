@@ -81,9 +81,11 @@ fn folder() -> PathBuf {
 pub struct Count {
     /// Instructions, by callgrind.
     pub instructions: u64,
-    /// Locked operations, by the engine.
+    /// Locked operations, by the engine. (A baseline from before they were counted has none.)
+    #[serde(default)]
     pub locked: u64,
     /// Distinct cache lines of each operation or batch, by the engine.
+    #[serde(default)]
     pub lines: u64,
     /// Operations of which these are the sums.
     pub operations: u64,
