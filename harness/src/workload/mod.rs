@@ -35,6 +35,7 @@ pub mod lookup_miss;
 pub mod measure;
 pub mod mixed;
 pub mod new_flows;
+pub mod on_demand;
 pub mod packets;
 pub mod race;
 pub mod skew;
