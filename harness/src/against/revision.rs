@@ -25,6 +25,27 @@ const RUSTFLAGS: &str = match option_env!("CLASHTRACK_RUSTFLAGS") {
 /// What git's own hooks set, and would lead our git and the build's to another repository.
 const GIT_PLACES: [&str; 3] = ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"];
 
+/// The program of a revision, of the clone that the working folder is in. `building` is called before it is built, with the
+/// commit's short name.
+///
+/// # Errors
+/// [`Error::Environment`] from a debug build, which has no equal in a release; and as [`Repository`]'s.
+pub fn program_of(revision: &str, building: impl FnOnce(&str)) -> Result<(Commit, PathBuf), Error> {
+    if cfg!(debug_assertions) {
+        return Err(Error::Environment {
+            problem: "--against: this is a debug build, and the other revision will be a release"
+                .to_owned(),
+            remedy: "build this one by `cargo build --release`, and run target/release/clashtrack"
+                .to_owned(),
+        });
+    }
+    let repository = Repository::here()?;
+    let commit = repository.commit(revision)?;
+    building(commit.short());
+    let program = repository.build(&commit)?;
+    Ok((commit, program))
+}
+
 /// A clone of this project.
 #[derive(Clone, Debug)]
 pub struct Repository {

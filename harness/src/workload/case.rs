@@ -10,10 +10,10 @@ use clashtrack_engine::table::prefetch::Hint;
 use clashtrack_engine::tuple::Protocol;
 
 use super::clash::ClashWorkload;
-use super::mixed;
 use super::race::RaceConfig;
 use super::steer::Steer;
-use super::worker::Cores;
+use super::worker::{self, Cores};
+use super::{expire, mixed, stall};
 
 /// A workload: a question, and how it is asked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -93,6 +93,16 @@ impl Kind {
     #[must_use]
     pub fn steers(self) -> bool {
         self == Kind::Skew
+    }
+
+    /// What workers' threads are called: one name where all do the same.
+    #[must_use]
+    pub fn roles(self) -> &'static [&'static str] {
+        match self {
+            Kind::Expire => &expire::ROLES,
+            Kind::Stall => &stall::ROLES,
+            _ => &[worker::ROLE],
+        }
     }
 
     /// Keys looked up, or connections confirmed, together.

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::args::RunArgs;
 use super::child;
 use crate::against::duel::{Duel, Pair, Schedule, duel};
-use crate::against::revision::Repository;
+use crate::against::revision;
 use crate::against::serve::{Counting, serve};
 use crate::against::side::Side;
 use crate::cli::Format;
@@ -133,19 +133,10 @@ pub(super) fn run(
             pairs: plan.repeat.unwrap_or(PAIRS),
         },
     };
-    refuse_debug_build()?;
-    let repository = Repository::here()?;
-    let commit = repository.commit(against)?;
-    note(
-        globals,
-        &format!(
-            "building revision {} (minutes the first time)",
-            commit.short()
-        ),
-    );
+    let (commit, program) = revision::program_of(against, |commit| tell_building(commit, globals))?;
     let base = Side {
         name: format!("revision {}", commit.short()),
-        program: repository.build(&commit)?,
+        program,
         more: Vec::new(),
     };
     let new = this_program(Vec::new())?;
@@ -177,19 +168,6 @@ pub(super) fn run(
     bar.finish_and_clear();
     check_revision(&duels, commit.short())?;
     print(against, &plans, &duels, globals)
-}
-
-/// A program in a debug build is many times slower than one in a release build, and has nobody to compare with.
-fn refuse_debug_build() -> Result<(), Error> {
-    if !cfg!(debug_assertions) {
-        return Ok(());
-    }
-    Err(Error::Environment {
-        problem: "--against: this is a debug build, and the other revision will be a release"
-            .to_owned(),
-        remedy: "build this one by `cargo build --release`, and run target/release/clashtrack"
-            .to_owned(),
-    })
 }
 
 /// This very program as a side, with more words.
@@ -247,9 +225,10 @@ fn check_revision(duels: &[Duel], wanted: &str) -> Result<(), Error> {
     Ok(())
 }
 
-fn note(globals: &Globals, text: &str) {
+/// On a terminal: it may take minutes.
+pub(crate) fn tell_building(commit: &str, globals: &Globals) {
     if !globals.quiet && io::stderr().is_terminal() {
-        eprintln!("clashtrack: {text}");
+        eprintln!("clashtrack: building revision {commit} (minutes the first time)");
     }
 }
 
@@ -264,7 +243,9 @@ fn print(
     let interrupted = duels.iter().any(|duel| duel.interrupted);
     match globals.format {
         Format::Json => {
-            envelope(against, plans, duels, &rows, &compared, interrupted)?;
+            envelope(against, plans, duels, &rows, &compared)
+                .with_interrupted(interrupted)
+                .print()?;
         }
         format => {
             let mut text = if compared.is_empty() {
@@ -291,14 +272,13 @@ fn print(
     })
 }
 
-fn envelope(
-    against: &str,
+fn envelope<'a>(
+    against: &'a str,
     plans: &Plans<'_>,
-    duels: &[Duel],
+    duels: &'a [Duel],
     rows: &[Row<'_>],
-    compared: &[Compared],
-    interrupted: bool,
-) -> Result<(), Error> {
+    compared: &'a [Compared],
+) -> Envelope<Config<'a>, Vec<AgainstRow<'a>>, Nothing> {
     let [base_revision, new_revision] = revisions(duels);
     let plan = plans.plan;
     let config = Config {
@@ -319,7 +299,7 @@ fn envelope(
     let samples = |row: &Row<'_>, side: fn(&Pair) -> f64| -> Vec<f64> {
         row.launches.iter().flatten().map(side).collect()
     };
-    let results: Vec<AgainstRow<'_>> = rows
+    let results = rows
         .iter()
         .zip(compared)
         .map(|(row, compared)| AgainstRow {
@@ -330,8 +310,6 @@ fn envelope(
         })
         .collect();
     Envelope::new("run", config, results, Nothing {})
-        .with_interrupted(interrupted)
-        .print()
 }
 
 /// Of base and new, as the programs say.
@@ -401,6 +379,7 @@ mod tests {
     use clap::Parser as _;
 
     use super::*;
+    use crate::against::protocol::Subject;
     use crate::cli::{Cli, Command};
     use crate::workload::worker::Cores;
     use crate::workload::{clash, connect, lookup_hit};
@@ -439,6 +418,64 @@ mod tests {
                 (workload, workers, batch, connections, protocol)
             };
             assert_eq!(same(&one), same(&case));
+        }
+    }
+
+    #[test]
+    fn what_json_prints_is_what_the_schema_says() {
+        let pair = Pair {
+            base: 10.0,
+            new: 12.0,
+            disturbed: true,
+        };
+        let plan = Plan::new(&[lookup_hit::WORKLOAD], &["lockfree"]);
+        let plans = Plans {
+            plan: &plan,
+            threshold: THRESHOLD,
+            schedule: Schedule {
+                launches: 2,
+                pairs: 3,
+            },
+        };
+        let subject = Subject {
+            workload: "lookup-hit".to_owned(),
+            table: "lockfree".to_owned(),
+            workers: 1,
+            batch: 64,
+            connections: 1000,
+            l4: "tcp".to_owned(),
+            pinned: true,
+        };
+        let duels = [Duel {
+            subject: Some(subject),
+            launches: vec![vec![pair; 3], vec![pair; 2]],
+            revisions: [Some("abc".to_owned()), Some("abc+changes".to_owned())],
+            pinned: true,
+            interrupted: true,
+        }];
+        let rows: Vec<Row<'_>> = duels.iter().filter_map(Row::of).collect();
+        let compared = paired::compare(&rows, THRESHOLD, 1);
+        let mut out = Vec::new();
+        envelope("main", &plans, &duels, &rows, &compared)
+            .with_interrupted(true)
+            .write(&mut out)
+            .expect("written");
+        let value: serde_json::Value = serde_json::from_slice(&out).expect("JSON");
+        let schema = include_str!("../../../schema/clashtrack-1.json");
+        let schema = serde_json::from_str(schema).expect("the schema is JSON");
+        let validator = jsonschema::validator_for(&schema).expect("a schema");
+        let errors: Vec<_> = validator.iter_errors(&value).map(|e| e.to_string()).collect();
+        assert!(errors.is_empty(), "{errors:?}");
+        let row = &value["results"][0];
+        assert_eq!(row["verdict"], "worse");
+        assert_eq!(row["samples_by_launch"], serde_json::json!([3, 2]));
+        assert_eq!(row["new_ns_per_op"].as_array().map(Vec::len), Some(5));
+        let mut without = value.clone();
+        without["results"][0]["ratio"].take();
+        assert!(!validator.is_valid(&without), "the schema looks at it");
+        let text = notes(&plans, &duels, &compared);
+        for wanted in ["+changes", "3 pairs in each of 2 launches", "5 of 5 pairs"] {
+            assert!(text.contains(wanted), "{wanted} in {text}");
         }
     }
 
