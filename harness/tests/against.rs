@@ -88,7 +88,10 @@ fn a_check_goes_on_where_it_was_and_stays_what_it_was() {
         let value: Value = serde_json::from_slice(&output.stdout).expect("JSON");
         let schema = serde_json::from_str(SCHEMA).expect("the schema is JSON");
         let validator = jsonschema::validator_for(&schema).expect("a schema");
-        let errors: Vec<_> = validator.iter_errors(&value).map(|e| e.to_string()).collect();
+        let errors: Vec<_> = validator
+            .iter_errors(&value)
+            .map(|e| e.to_string())
+            .collect();
         assert!(errors.is_empty(), "{errors:?}");
         let rows = value["results"].as_array().expect("rows").clone();
         rows.iter().filter_map(|row| row["done"].as_u64()).collect()
@@ -117,7 +120,10 @@ fn a_debug_build_is_not_compared_with_a_release() {
         let output = clashtrack(words).output().expect("it runs");
         assert_eq!(output.status.code(), Some(2), "{words:?}");
         let said = stderr(&output);
-        assert!(said.contains("debug build") && said.contains("--release"), "{said}");
+        assert!(
+            said.contains("debug build") && said.contains("--release"),
+            "{said}"
+        );
     }
 }
 

@@ -203,7 +203,9 @@ pub fn run(args: &FlameArgs, globals: &Globals) -> Result<ExitCode, Error> {
     }
     write_folded(&written[1], &lines)?;
     if args.per_role {
-        for (role, folded) in &roles {
+        // A thread's first moments have the process's name.
+        let known = |role: &str| case.workload.kind.roles().contains(&role);
+        for (role, folded) in roles.iter().filter(|(role, _)| known(role)) {
             let title = format!("{} on {table}: {role}", case.workload.name);
             let lines = fold::lines(folded);
             let picture = svg.with_extension(format!("{role}.svg"));

@@ -464,7 +464,10 @@ mod tests {
         let schema = include_str!("../../../schema/clashtrack-1.json");
         let schema = serde_json::from_str(schema).expect("the schema is JSON");
         let validator = jsonschema::validator_for(&schema).expect("a schema");
-        let errors: Vec<_> = validator.iter_errors(&value).map(|e| e.to_string()).collect();
+        let errors: Vec<_> = validator
+            .iter_errors(&value)
+            .map(|e| e.to_string())
+            .collect();
         assert!(errors.is_empty(), "{errors:?}");
         let row = &value["results"][0];
         assert_eq!(row["verdict"], "worse");
