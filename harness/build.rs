@@ -27,6 +27,8 @@ fn main() {
     if flags.contains("force-frame-pointers=y") || flags.contains("force-frame-pointers=always") {
         println!("cargo::rustc-cfg=frame_pointers");
     }
+    // Another revision is built as this one was.
+    println!("cargo::rustc-env=CLASHTRACK_RUSTFLAGS={flags}");
     tell_what_builds();
 }
 

@@ -76,6 +76,8 @@ pub enum Format {
 pub enum Command {
     /// Measure what a cache line costs here, by prefetch hint and lines under way
     Calibrate(command::calibrate::CalibrateArgs),
+    /// Measure the comparison of `run --against` itself: false alarms, and slow-downs found
+    CheckAgainst(command::check_against::CheckAgainstArgs),
     /// Compare two results of `run`: which rows are slower, and how sure that is
     Compare(command::compare::CompareArgs),
     /// Print a completion script for a shell
@@ -102,6 +104,7 @@ impl Command {
     fn run(&self, globals: &Globals) -> Result<ExitCode, Error> {
         match self {
             Command::Calibrate(args) => command::calibrate::run(args, globals),
+            Command::CheckAgainst(args) => command::check_against::run(args, globals),
             Command::Compare(args) => command::compare::run(args, globals),
             Command::Completions(args) => command::completions::run(args, globals),
             Command::Flame(args) => command::flame::run(args, globals),

@@ -8,6 +8,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod against;
 pub mod calibrate;
 pub mod capture;
 pub mod cli;

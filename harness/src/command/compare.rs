@@ -173,7 +173,7 @@ fn pair([base, new]: [usize; 2]) -> String {
 }
 
 /// CSV has all columns; people see the sizes only where rows differ in them.
-fn grid(rows: &[Compared], format: Format) -> Grid {
+pub(super) fn grid(rows: &[Compared], format: Format) -> Grid {
     let shown = |(name, _, cell): &&Column| {
         let always = !matches!(*name, "l4" | "workers" | "batch" | "connections");
         let varies = rows.iter().any(|row| cell(row) != cell(&rows[0]));

@@ -1,11 +1,14 @@
 //! `clashtrack flame`: where a workload's time goes, as a picture.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use super::run::against::tell_building;
 use super::{Globals, values};
+use crate::against::revision;
 use crate::error::Error;
 use crate::flame::record::{self, Control};
 use crate::flame::{draw, fold, names::Names};
@@ -19,11 +22,15 @@ filled. A build with frame pointers is recorded with less to copy:
   RUSTFLAGS=-Cforce-frame-pointers=yes cargo build --release --target-dir target/flame
 
 Beside F.svg stands F.folded: one line a stack, with its nanoseconds. It is what --base takes.
-With --base, F.svg has the widths of the new profile and F.reverse.svg those of the base; red grew, blue shrank.
+With --base, F.svg has the widths of the new profile and F.reverse.svg those of the base; red grew, blue shrank. --against does the
+same with another revision: it is built (minutes the first time; target/against keeps it) and records itself, with the same flags.
+With --per-role, F.ROLE.svg and F.ROLE.folded stand beside, one for each thing that workers of this workload do.
 
 Examples:
   clashtrack flame lookup-hit
   clashtrack flame clash --table striped -o striped.svg
+  clashtrack flame lookup-hit --against main
+  clashtrack flame expire --per-role
   clashtrack flame connect --duration 5s --workers 1 -o connect.svg";
 
 /// The table of a graph that names none.
@@ -47,6 +54,12 @@ pub struct FlameArgs {
     /// An older profile (its .folded file) to draw the difference to
     #[arg(long, value_name = "FOLDED")]
     pub base: Option<PathBuf>,
+    /// Another revision to draw the difference to: it is built, and recorded first
+    #[arg(long, value_name = "GIT-REV", conflicts_with = "base")]
+    pub against: Option<String>,
+    /// Beside the graph of all, one for each role that workers have (expire and stall)
+    #[arg(long)]
+    pub per_role: bool,
     /// Time to look at
     #[arg(long, value_name = "TIME", default_value = "2s")]
     pub duration: String,
@@ -98,6 +111,18 @@ impl FlameArgs {
             1,
             workload::flows::FLOWS_MAX,
         )?;
+        if self.per_role && workload.kind.roles().len() < 2 {
+            let has_roles = |workload: &&workload::Workload| workload.kind.roles().len() > 1;
+            let known = WORKLOADS.iter().filter(has_roles).map(|w| w.name);
+            return Err(Error::Argument {
+                flag: "--per-role",
+                problem: format!("all workers of {} do the same", workload.name),
+                remedy: format!(
+                    "leave it out; workers have roles in {}",
+                    known.collect::<Vec<_>>().join(", ")
+                ),
+            });
+        }
         Ok((case, table.name))
     }
 
@@ -146,9 +171,14 @@ pub fn run(args: &FlameArgs, globals: &Globals) -> Result<ExitCode, Error> {
         profile(&case, table, |look| control.tell(look))?;
         return Ok(ExitCode::SUCCESS);
     }
-    // Read before anything is measured: a bad file is known at once.
-    let base = args.base.as_deref().map(read_folded).transpose()?;
-    let folded = record_workload(args, &case, table)?;
+    // Read, or built and recorded, before anything else is measured: what is wrong with it is known at once.
+    let base = match (&args.base, &args.against) {
+        (Some(path), _) => Some((read_folded(path)?, "the base".to_owned())),
+        (None, Some(revision)) => Some(record_revision(revision, args, &case, table, globals)?),
+        (None, None) => None,
+    };
+    let roles = record_workload(args, &case, table)?;
+    let folded = fold::together(&roles);
     let lines = fold::lines(&folded);
     if lines.is_empty() {
         return Err(Error::Environment {
@@ -157,12 +187,12 @@ pub fn run(args: &FlameArgs, globals: &Globals) -> Result<ExitCode, Error> {
         });
     }
     let svg = args.output();
+    let mut title = format!("{} on {table}", case.workload.name);
     let mut written = vec![svg.clone(), svg.with_extension("folded")];
-    let title = format!("{} on {table}", case.workload.name);
     match &base {
         None => write(&svg, &draw_or(draw::graph(&title, &lines), &svg)?)?,
-        Some(base) => {
-            let title = format!("{title}, against the base");
+        Some((base, name)) => {
+            title = format!("{title}, against {name}");
             let forth = draw::difference(&title, base, &lines, false);
             write(&svg, &draw_or(forth, &svg)?)?;
             let reverse = svg.with_extension("reverse.svg");
@@ -171,7 +201,20 @@ pub fn run(args: &FlameArgs, globals: &Globals) -> Result<ExitCode, Error> {
             written.push(reverse);
         }
     }
-    write(&written[1], (lines.join("\n") + "\n").as_bytes())?;
+    write_folded(&written[1], &lines)?;
+    if args.per_role {
+        // A thread's first moments have the process's name.
+        let known = |role: &str| case.workload.kind.roles().contains(&role);
+        for (role, folded) in roles.iter().filter(|(role, _)| known(role)) {
+            let title = format!("{} on {table}: {role}", case.workload.name);
+            let lines = fold::lines(folded);
+            let picture = svg.with_extension(format!("{role}.svg"));
+            write(&picture, &draw_or(draw::graph(&title, &lines), &picture)?)?;
+            let text = picture.with_extension("folded");
+            write_folded(&text, &lines)?;
+            written.extend([picture, text]);
+        }
+    }
     tell(
         &title,
         Duration::from_nanos(folded.values().sum()),
@@ -179,17 +222,8 @@ pub fn run(args: &FlameArgs, globals: &Globals) -> Result<ExitCode, Error> {
     )
 }
 
-fn record_workload(
-    args: &FlameArgs,
-    case: &Case,
-    table: &'static str,
-) -> Result<fold::Folded, Error> {
-    let folder = tempfile::tempdir().map_err(|source| Error::File {
-        action: "make a folder in",
-        path: std::env::temp_dir(),
-        source,
-    })?;
-    let control = Control::new(folder.path())?;
+/// The words that say what is looked at, in this program or another one.
+fn words(args: &FlameArgs, case: &Case, table: &str) -> Vec<String> {
     let mut words = vec!["flame".to_owned(), args.workload.clone()];
     let mut say = |flag: &str, value: String| words.extend([flag.to_owned(), value]);
     say("--table", table.to_owned());
@@ -197,12 +231,65 @@ fn record_workload(
     say("--workers", case.workers.to_string());
     say("--connections", case.connections.to_string());
     say("--seed", case.seed.to_string());
+    words
+}
+
+/// The stacks of another revision, and what to call it. It records itself: its own program knows its names best.
+fn record_revision(
+    revision: &str,
+    args: &FlameArgs,
+    case: &Case,
+    table: &str,
+    globals: &Globals,
+) -> Result<(Vec<String>, String), Error> {
+    let building = |commit: &str| tell_building(commit, globals);
+    let (commit, program) = revision::program_of(revision, building)?;
+    let folder = temporary_folder()?;
+    let svg = folder.path().join("base.svg");
+    let name = format!("revision {}", commit.short());
+    let failed = |said: String| Error::Environment {
+        problem: format!("{name} draws no flame graph: {said}"),
+        remedy: "does that revision have `flame`, this workload and this table?".to_owned(),
+    };
+    let recorded = std::process::Command::new(&program)
+        .args(words(args, case, table))
+        .arg("--output")
+        .arg(&svg)
+        .output()
+        .map_err(|error| failed(error.to_string()))?;
+    if !recorded.status.success() {
+        let said = String::from_utf8_lossy(&recorded.stderr);
+        return Err(failed(said.trim().to_owned()));
+    }
+    Ok((read_folded(&svg.with_extension("folded"))?, name))
+}
+
+fn temporary_folder() -> Result<tempfile::TempDir, Error> {
+    tempfile::tempdir().map_err(|source| Error::File {
+        action: "make a folder in",
+        path: std::env::temp_dir(),
+        source,
+    })
+}
+
+fn write_folded(path: &Path, lines: &[String]) -> Result<(), Error> {
+    write(path, (lines.join("\n") + "\n").as_bytes())
+}
+
+fn record_workload(
+    args: &FlameArgs,
+    case: &Case,
+    table: &'static str,
+) -> Result<BTreeMap<String, fold::Folded>, Error> {
+    let folder = temporary_folder()?;
+    let control = Control::new(folder.path())?;
+    let mut words = words(args, case, table);
     words.push("--measured".to_owned());
     for pipe in [&control.commands, &control.acknowledgements] {
         words.push(pipe.display().to_string());
     }
     let script = record::record(folder.path(), &control, &words)?;
-    Ok(fold::fold(&script, &mut Names::of_this_program()?))
+    Ok(fold::by_role(&script, &mut Names::of_this_program()?))
 }
 
 /// The lines of a folded file, each of which ends with a number.
@@ -297,6 +384,7 @@ mod tests {
             (&["nothing"][..], "lookup-hit"),
             (&["clash", "--table", "hashmap"], "striped"),
             (&["clash", "--workers", "0"], "from 1"),
+            (&["clash", "--per-role"], "expire"),
             (&["lookup-hit", "--duration", "soon"], "--duration"),
         ] {
             let said = case_of(words).unwrap_err().to_string();

@@ -6,6 +6,7 @@
 //! would panic there); progress and notes go to stderr.
 
 pub mod calibrate;
+pub mod check_against;
 pub mod compare;
 pub mod completions;
 pub mod flame;

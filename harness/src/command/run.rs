@@ -1,6 +1,7 @@
 //! `clashtrack run`: measures workloads on tables and prints what it saw; without a
 //! subcommand, the main job: the three clash workloads on four tables, in about ten seconds.
 
+pub(super) mod against;
 mod args;
 mod child;
 mod large;
@@ -86,6 +87,12 @@ pub fn run(args: &RunArgs, globals: &Globals) -> Result<ExitCode, Error> {
     let plan = args.plan(globals, &cores)?;
     if args.memory_only {
         return memory::print_growth(&plan, &cores);
+    }
+    if args.against.on_demand {
+        return against::serve_samples(&plan, &args.against);
+    }
+    if let Some(revision) = &args.against.against {
+        return against::run(revision, args, &plan, globals);
     }
     carry_out(&plan, order, globals, &cores).map(|(code, _)| code)
 }

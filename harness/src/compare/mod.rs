@@ -3,6 +3,7 @@
 //! ```text
 //! file       reads what `run --json` printed; which two files may be compared
 //! resample   samples by launch ─▶ draws of the ratio (hierarchical bootstrap)
+//! paired     the same of samples that two programs took in turns
 //! holm       a level for each row, so that many rows do not multiply false alarms
 //! ```
 //! # Model
@@ -28,9 +29,10 @@
 
 pub mod file;
 pub mod holm;
+pub mod paired;
 pub mod resample;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use clashtrack_engine::random::WorkerRng;
 
@@ -58,7 +60,7 @@ pub const FALSE_ALARMS: f64 = 0.05;
 pub const SAMPLES_MIN: usize = 3;
 
 /// What became of a row.
-#[derive(Serialize, Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
     /// Faster, beyond the threshold.

@@ -36,6 +36,12 @@ impl Side {
     /// Of samples' logarithms by launch, none of them empty; `drift_sd` is of the whole file.
     #[must_use]
     pub fn new(launches: Vec<Vec<f64>>, drift_sd: f64) -> Side {
+        Side::assuming(LAUNCH_SD, launches, drift_sd)
+    }
+
+    /// The same where launches are assumed to differ by another standard deviation.
+    #[must_use]
+    pub fn assuming(launch_sd: f64, launches: Vec<Vec<f64>>, drift_sd: f64) -> Side {
         let medians: Vec<f64> = launches
             .iter()
             .map(|launch| median(&mut launch.clone()))
@@ -43,7 +49,7 @@ impl Side {
         let count = medians.len() as f64;
         let mean = medians.iter().sum::<f64>() / count;
         let squares: f64 = medians.iter().map(|m| (m - mean).powi(2)).sum();
-        let pooled = (squares + LAUNCH_SD_DEGREES * LAUNCH_SD * LAUNCH_SD)
+        let pooled = (squares + LAUNCH_SD_DEGREES * launch_sd * launch_sd)
             / (count - 1.0 + LAUNCH_SD_DEGREES);
         // Of the mean of so many launches; resampling shows squares ÷ count of one.
         let unseen = (pooled - squares / count).max(0.0) / count;
@@ -85,14 +91,22 @@ impl Draws {
     #[must_use]
     pub fn of(base: &Side, new: &Side, count: usize, rng: &mut WorkerRng) -> Draws {
         let mut scratch = Vec::new();
-        let mut sorted: Vec<f64> = (0..count)
-            .map(|_| new.draw(rng, &mut scratch) - base.draw(rng, &mut scratch))
-            .collect();
+        Draws::drawn(new.figure() - base.figure(), count, || {
+            new.draw(rng, &mut scratch) - base.draw(rng, &mut scratch)
+        })
+    }
+
+    /// The same where the samples are logarithms of the ratio already: of pairs.
+    #[must_use]
+    pub fn of_pairs(pairs: &Side, count: usize, rng: &mut WorkerRng) -> Draws {
+        let mut scratch = Vec::new();
+        Draws::drawn(pairs.figure(), count, || pairs.draw(rng, &mut scratch))
+    }
+
+    fn drawn(centre: f64, count: usize, mut draw: impl FnMut() -> f64) -> Draws {
+        let mut sorted: Vec<f64> = (0..count).map(|_| draw()).collect();
         sorted.sort_by(f64::total_cmp);
-        Draws {
-            centre: new.figure() - base.figure(),
-            sorted,
-        }
+        Draws { centre, sorted }
     }
 
     /// The figure of the samples as they are.

@@ -1,7 +1,7 @@
 //! Folding: what `perf script` prints, as one line a stack and the nanoseconds spent in it.
 //!
 //! ```text
-//! 16297/16632    1003009                                             process/thread, nanoseconds
+//! expiry 16297/16632    1003009                                thread's name, process/thread, nanoseconds
 //!           1870b3 _ZN…run_avx512…E+0x3453 (/…/clashtrack)        innermost first
 //!            891f4 start_thread+0x304 (/…/libc.so.6)
 //! ```
@@ -22,18 +22,21 @@ struct Frame<'a> {
     file: &'a str,
 }
 
-/// Folds the samples of workers: of all threads but the process's first, which prepares and checks.
+/// Folds the samples of workers, by the names of their threads: of all threads but the process's first, which prepares and
+/// checks.
 #[must_use]
-pub fn fold(script: &str, names: &mut Names) -> Folded {
-    let mut folded = Folded::new();
+pub fn by_role(script: &str, names: &mut Names) -> BTreeMap<String, Folded> {
+    let mut roles: BTreeMap<String, Folded> = BTreeMap::new();
     for sample in script.split("\n\n") {
         let mut lines = sample.lines().filter(|line| !line.trim().is_empty());
-        let Some((period, is_worker)) = lines.next().and_then(head) else {
+        let Some(Head {
+            role,
+            period,
+            is_worker: true,
+        }) = lines.next().and_then(head)
+        else {
             continue;
         };
-        if !is_worker {
-            continue;
-        }
         let mut stack: Vec<String> = Vec::new();
         for (depth, frame) in lines.filter_map(frame).enumerate() {
             if names.is_ours(frame.file) {
@@ -48,9 +51,21 @@ pub fn fold(script: &str, names: &mut Names) -> Folded {
             continue;
         }
         stack.reverse();
-        *folded
+        *roles
+            .entry(role.to_owned())
+            .or_default()
             .entry(without_thread_start(&stack).join(";"))
             .or_default() += period;
+    }
+    roles
+}
+
+/// All roles in one.
+#[must_use]
+pub fn together(roles: &BTreeMap<String, Folded>) -> Folded {
+    let mut folded = Folded::new();
+    for (stack, nanoseconds) in roles.values().flatten() {
+        *folded.entry(stack.clone()).or_default() += nanoseconds;
     }
     folded
 }
@@ -64,12 +79,27 @@ fn without_thread_start(stack: &[String]) -> &[String] {
     &stack[crew.unwrap_or(0)..]
 }
 
-/// Nanoseconds, and whether the thread is another one than the process's first.
-fn head(line: &str) -> Option<(u64, bool)> {
-    let mut words = line.split_whitespace();
-    let (process, thread) = words.next()?.split_once('/')?;
-    let period = words.next()?.trim_end_matches(':').parse().ok()?;
-    Some((period, process != thread))
+/// What stands above a stack.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Head<'a> {
+    /// Name of the thread.
+    role: &'a str,
+    /// Nanoseconds.
+    period: u64,
+    /// The thread is another one than the process's first.
+    is_worker: bool,
+}
+
+fn head(line: &str) -> Option<Head<'_>> {
+    // The name first, which may hold spaces.
+    let (rest, period) = line.trim().rsplit_once(char::is_whitespace)?;
+    let (role, ids) = rest.trim_end().rsplit_once(char::is_whitespace)?;
+    let (process, thread) = ids.split_once('/')?;
+    Some(Head {
+        role: role.trim(),
+        period: period.trim_end_matches(':').parse().ok()?,
+        is_worker: process != thread,
+    })
 }
 
 fn frame(line: &str) -> Option<Frame<'_>> {
@@ -100,24 +130,30 @@ pub fn lines(folded: &Folded) -> Vec<String> {
 mod tests {
     use super::*;
 
-    const SCRIPT: &str = "  7/7    100 \n\
+    const SCRIPT: &str = "  clashtrack 7/7    100 \n\
         \t   10 checks+0x1 (/lib/other.so)\n\
         \n\
-        7/8    1003009 \n\
+        inserter  7/8    1003009 \n\
         \t   1870b3 inner+0x2 (/lib/other.so)\n\
         \t   10 outer (/lib/other.so)\n\
         \n\
-        7/9    1003009 \n\
+        a thread  7/9    1003009 \n\
         \t   1870b3 inner+0x8 (/lib/other.so)\n\
         \t   10 outer (/lib/other.so)\n\
+        \n\
+        inserter 7/10    3 \n\
+        \t   20 else+0x8 (/lib/other.so)\n\
         \n\
         garbage\n";
 
     #[test]
     fn stacks_of_workers_are_summed_and_those_of_the_first_thread_left_out() {
         let mut names = Names::of_this_program().unwrap();
-        let folded = fold(SCRIPT, &mut names);
-        assert_eq!(lines(&folded), ["outer;inner 2006018"]);
+        let roles = by_role(SCRIPT, &mut names);
+        assert_eq!(lines(&together(&roles)), ["else 3", "outer;inner 2006018"]);
+        assert_eq!(lines(&roles["inserter"]), ["else 3", "outer;inner 1003009"]);
+        assert_eq!(lines(&roles["a thread"]), ["outer;inner 1003009"]);
+        assert_eq!(roles.len(), 2);
     }
 
     #[test]

@@ -133,7 +133,11 @@ pub fn record<S: AsRef<OsStr>>(
     }
     let script = Command::new("perf")
         .args(["script", "--no-inline", "--no-demangle"])
-        .args(["--fields", "pid,tid,period,ip,sym,symoff,dso", "--input"])
+        .args([
+            "--fields",
+            "comm,pid,tid,period,ip,sym,symoff,dso",
+            "--input",
+        ])
         .arg(&data)
         .output()
         .map_err(|error| not_there(&error))?;

@@ -10,11 +10,11 @@ use clashtrack_engine::table::prefetch::Hint;
 use clashtrack_engine::tuple::Protocol;
 
 use super::clash::ClashWorkload;
-use super::mixed;
 use super::open_loop::Demand;
 use super::race::RaceConfig;
 use super::steer::Steer;
-use super::worker::Cores;
+use super::worker::{self, Cores};
+use super::{expire, mixed, stall};
 
 /// A workload: a question, and how it is asked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -113,6 +113,16 @@ impl Kind {
             Kind::Packets => 2,
             Kind::NewFlows => 1,
             _ => 0,
+        }
+    }
+
+    /// What workers' threads are called: one name where all do the same.
+    #[must_use]
+    pub fn roles(self) -> &'static [&'static str] {
+        match self {
+            Kind::Expire => &expire::ROLES,
+            Kind::Stall => &stall::ROLES,
+            _ => &[worker::ROLE],
         }
     }
 

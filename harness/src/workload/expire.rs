@@ -43,7 +43,7 @@ use super::case::{Case, Kind, Workload};
 use super::hand::{Hand, LONG, NOW};
 use super::measure::{Contender, Round};
 use super::traffic::Traffic;
-use super::worker::{Cores, Crew, run_crew};
+use super::worker::{Cores, Crew, run_crew_in_roles};
 
 /// The workload.
 pub const WORKLOAD: Workload = Workload {
@@ -139,11 +139,23 @@ pub struct ExpireContender<T: FlowTable<KeyV4>> {
     interval: Option<Duration>,
 }
 
+/// What the threads are called: workers, and the expiry thread.
+pub const ROLES: [&str; 2] = ["inserter", "expiry"];
+
 /// Who works in a sample.
 #[derive(Debug)]
 enum Member<W> {
     Inserter(Box<Inserter<W>>),
     Reaper(Box<Hand<W>>),
+}
+
+impl<W> Member<W> {
+    fn role(_: usize, member: &Member<W>) -> &'static str {
+        match member {
+            Member::Inserter(_) => ROLES[0],
+            Member::Reaper(_) => ROLES[1],
+        }
+    }
 }
 
 /// A worker.
@@ -244,18 +256,24 @@ impl<T: FlowTable<KeyV4>> ExpireContender<T> {
     fn half_capacity(&mut self, cores: &Cores, interrupted: &AtomicBool) -> Duration {
         const BATCHES: u32 = 2000;
         let (table, case, traffic) = (&self.table, &self.case, &*self.traffic);
-        let run = run_crew(&mut self.crew, cores, interrupted, |_, member, crew| {
-            let Member::Inserter(inserter) = member else {
-                return;
-            };
-            for _ in 0..BATCHES {
-                if crew.should_stop() {
-                    break;
+        let run = run_crew_in_roles(
+            &mut self.crew,
+            cores,
+            interrupted,
+            Member::role,
+            |_, member, crew| {
+                let Member::Inserter(inserter) = member else {
+                    return;
+                };
+                for _ in 0..BATCHES {
+                    if crew.should_stop() {
+                        break;
+                    }
+                    inserter.insert(table, &traffic.newcomers, case.batch, NOW);
+                    inserter.take_out_newest(table);
                 }
-                inserter.insert(table, &traffic.newcomers, case.batch, NOW);
-                inserter.take_out_newest(table);
-            }
-        });
+            },
+        );
         (2 * run.elapsed / BATCHES).max(Duration::from_nanos(1))
     }
 }
@@ -267,19 +285,25 @@ impl<T: FlowTable<KeyV4>> Contender for ExpireContender<T> {
         };
         self.fill();
         let (table, case, traffic) = (&self.table, &self.case, &*self.traffic);
-        let run = run_crew(&mut self.crew, cores, interrupted, |_, member, crew| {
-            let clock = Clock {
-                begun: Instant::now(),
-                whole: case.duration,
-            };
-            match member {
-                Member::Inserter(inserter) => {
-                    inserter.work(table, &traffic.newcomers, case.batch, interval, clock, crew);
-                    None
+        let run = run_crew_in_roles(
+            &mut self.crew,
+            cores,
+            interrupted,
+            Member::role,
+            |_, member, crew| {
+                let clock = Clock {
+                    begun: Instant::now(),
+                    whole: case.duration,
+                };
+                match member {
+                    Member::Inserter(inserter) => {
+                        inserter.work(table, &traffic.newcomers, case.batch, interval, clock, crew);
+                        None
+                    }
+                    Member::Reaper(hand) => Some(reap(table, hand, clock, crew)),
                 }
-                Member::Reaper(hand) => Some(reap(table, hand, clock, crew)),
-            }
-        });
+            },
+        );
         let mut round = Round {
             elapsed: run.elapsed,
             pinned: run.pinned,

@@ -399,7 +399,7 @@ pub(super) struct Contest {
 }
 
 /// Makes a contender of the table type it visits.
-struct Enter<'a>(&'a Case, &'a Arc<Traffic>);
+pub(super) struct Enter<'a>(pub(super) &'a Case, pub(super) &'a Arc<Traffic>);
 
 impl TableVisitor for Enter<'_> {
     type Output = Box<dyn Contender>;

@@ -36,6 +36,7 @@ pub mod lookup_miss;
 pub mod measure;
 pub mod mixed;
 pub mod new_flows;
+pub mod on_demand;
 pub mod open_loop;
 pub mod pace;
 pub mod packets;

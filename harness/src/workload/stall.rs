@@ -36,7 +36,7 @@ use super::flows::Pair;
 use super::hand::{Hand, LONG, NOW};
 use super::measure::{Contender, Round};
 use super::traffic::Traffic;
-use super::worker::{Cores, Crew, run_crew};
+use super::worker::{Cores, Crew, run_crew_in_roles};
 
 /// The workload.
 pub const WORKLOAD: Workload = Workload {
@@ -130,6 +130,9 @@ pub struct StallContender<T: FlowTable<KeyV4>> {
     warm: bool,
 }
 
+/// What the threads are called: the one to be suspended, and the others.
+pub const ROLES: [&str; 2] = ["suspended", "other"];
+
 /// A worker; the first one is the one to be suspended.
 #[derive(Debug)]
 struct Member<W> {
@@ -219,10 +222,11 @@ impl<T: FlowTable<KeyV4>> Contender for StallContender<T> {
         };
         let (table, case, traffic) = (&self.table, &self.case, &*self.traffic);
         let stage = Stage::default();
-        let run = run_crew(
+        let run = run_crew_in_roles(
             &mut self.crew,
             cores,
             interrupted,
+            |number, _| ROLES[number.min(1)],
             |number, member, crew| {
                 if number == 0 {
                     let end = EndOnExit(&stage);

@@ -139,6 +139,11 @@ impl Crew<'_> {
         }
     }
 
+    fn fail(&self) {
+        // Relaxed: a flag that stands for itself.
+        self.failed.store(true, Ordering::Relaxed);
+    }
+
     /// Waits until all workers are here, or one has failed.
     fn start_together(&self) {
         // Relaxed: what workers share was there before they were spawned.
@@ -153,13 +158,12 @@ impl Crew<'_> {
 }
 
 /// Raises the crew's flag if the worker panics.
-struct FailOnPanic<'a>(&'a AtomicBool);
+struct FailOnPanic<'a>(&'a Crew<'a>);
 
 impl Drop for FailOnPanic<'_> {
     fn drop(&mut self) {
         if thread::panicking() {
-            // Relaxed: a flag that stands for itself.
-            self.0.store(true, Ordering::Relaxed);
+            self.0.fail();
         }
     }
 }
@@ -167,11 +171,29 @@ impl Drop for FailOnPanic<'_> {
 /// Runs `work` on one worker a state, each pinned, all started together.
 ///
 /// # Panics
-/// If a worker panics: with the worker's own cause, after the others have ended.
+/// If a worker panics: with the worker's own cause, after the others have ended. If the system starts no thread.
 pub fn run_crew<S: Send, R: Send>(
     states: &mut [S],
     cores: &Cores,
     interrupted: &AtomicBool,
+    work: impl Fn(usize, &mut S, &Crew<'_>) -> R + Sync,
+) -> CrewRun<R> {
+    run_crew_in_roles(states, cores, interrupted, |_, _| ROLE, work)
+}
+
+/// What a worker's thread is called where all do the same.
+pub const ROLE: &str = "worker";
+
+/// The same where workers do different things: `role` is what a worker's thread is called, so that a profiler can tell them
+/// apart. Of a name the system keeps 15 bytes.
+///
+/// # Panics
+/// As [`run_crew`].
+pub fn run_crew_in_roles<S: Send, R: Send>(
+    states: &mut [S],
+    cores: &Cores,
+    interrupted: &AtomicBool,
+    role: impl Fn(usize, &S) -> &'static str,
     work: impl Fn(usize, &mut S, &Crew<'_>) -> R + Sync,
 ) -> CrewRun<R> {
     let crew = Crew {
@@ -186,13 +208,19 @@ pub fn run_crew<S: Send, R: Send>(
             .enumerate()
             .map(|(worker, state)| {
                 let (crew, work) = (&crew, &work);
-                scope.spawn(move || {
-                    let _guard = FailOnPanic(&crew.failed);
+                let thread = thread::Builder::new().name(role(worker, state).to_owned());
+                let run = move || {
+                    let _guard = FailOnPanic(crew);
                     let pinned = cores.pin(worker);
                     crew.start_together();
                     let begun = Instant::now();
                     let result = work(worker, state, crew);
                     (pinned, begun, Instant::now(), result)
+                };
+                thread.spawn_scoped(scope, run).unwrap_or_else(|error| {
+                    // Those that were started must not wait for it.
+                    crew.fail();
+                    panic!("no thread for a worker: {error}")
                 })
             })
             .collect();
@@ -248,6 +276,17 @@ mod tests {
         );
         assert_eq!(states, [0, 10, 20]);
         assert_eq!(run.results, [0, 1, 2]);
+    }
+
+    #[test]
+    fn a_workers_thread_has_the_name_of_its_role() {
+        let never = AtomicBool::new(false);
+        let role = |worker: usize, _: &()| ["first", "other"][worker];
+        let name = |_, _: &mut (), _: &Crew<'_>| thread::current().name().map(str::to_owned);
+        let cores = Cores::available();
+        let run = run_crew_in_roles(&mut [(), ()], &cores, &never, role, name);
+        let names: Vec<_> = run.results.iter().map(Option::as_deref).collect();
+        assert_eq!(names, [Some("first"), Some("other")]);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use clashtrack_engine::table::lockfree::Isa;
 use clashtrack_engine::table::prefetch::Hint;
 use clashtrack_engine::tuple::Protocol;
 
+use super::against::{self, AgainstArgs};
 use super::launches;
 use super::rate::{self, RateArgs};
 use crate::calibrate::{self, Access};
@@ -39,6 +40,8 @@ Hash key, page placement and code layout are drawn once a process: --launches 5 
 At a --rate a latency counts from the moment at which an operation was due, and the rate is that of all workers together;
 max:p99=50us looks for the highest rate that keeps the limit (p50, p90, p99, p99.9, p99.99 or max), to 2 %.
 clash*, dns-pair, clash-port, stall, expire and skew have paces of their own and take no rate.
+With --against samples of both revisions are taken in turns: --launches 5, --repeat 15 pairs a launch, --duration 30ms unless
+said otherwise, lockfree alone; exit code 1 where the interval's lower end is beyond the threshold.
 Above 4M connections only lockfree is run, unless --table says otherwise; each then has a process of its own.
 
 Examples:
@@ -51,7 +54,8 @@ Examples:
   clashtrack run lookup-hit --connections 1k..16M --table lockfree
   clashtrack run churn --l4 tcp,udp --workers 1
   clashtrack run expire --connections 4M
-  clashtrack run clash-nat --connections 1k..64k --seed 7 --json";
+  clashtrack run clash-nat --connections 1k..64k --seed 7 --json
+  clashtrack run lookup-hit connect --against main";
 
 /// The seed of a run whose user gave none.
 pub const DEFAULT_SEED: u64 = 1;
@@ -110,9 +114,9 @@ pub struct RunArgs {
     /// Samples of each workload on each table [default: 5; expire and stall: 1]
     #[arg(long, value_name = "N")]
     pub repeat: Option<String>,
-    /// Fresh processes that all of it is repeated in, each with a seed of its own, one higher than the last
-    #[arg(long, value_name = "N", default_value = "1")]
-    pub launches: String,
+    /// Fresh processes that all of it is repeated in, each with a seed of its own, one higher than the last [default: 1]
+    #[arg(long, value_name = "N")]
+    pub launches: Option<String>,
     /// Instruction set of the table's scans: scalar or auto
     #[arg(long, value_name = "ISA", default_value = "auto")]
     pub isa: String,
@@ -128,11 +132,14 @@ pub struct RunArgs {
     /// For `churn` alone, in a process of its own: print the growth of memory a connection
     #[arg(long, hide = true)]
     pub memory_only: bool,
+    /// Comparing with another revision.
+    #[command(flatten)]
+    pub against: AgainstArgs,
 }
 
 impl RunArgs {
     /// What the command does without arguments.
-    pub(super) fn main_job() -> RunArgs {
+    pub(in crate::command) fn main_job() -> RunArgs {
         RunArgs {
             workloads: MAIN_JOB.iter().map(|w| w.name.to_owned()).collect(),
             tables: MAIN_JOB_TABLES.map(str::to_owned).to_vec(),
@@ -142,12 +149,13 @@ impl RunArgs {
             l4: Vec::new(),
             duration: Some(MAIN_JOB_DURATION.to_owned()),
             repeat: None,
-            launches: "1".to_owned(),
+            launches: None,
             isa: "auto".to_owned(),
             prefetch: "auto".to_owned(),
             steer: None,
             rate: RateArgs::default(),
             memory_only: false,
+            against: AgainstArgs::default(),
         }
     }
 
@@ -155,7 +163,7 @@ impl RunArgs {
     ///
     /// # Errors
     /// [`Error::Argument`] for whatever cannot be honoured.
-    pub(super) fn plan(&self, globals: &Globals, cores: &Cores) -> Result<Plan, Error> {
+    pub(in crate::command) fn plan(&self, globals: &Globals, cores: &Cores) -> Result<Plan, Error> {
         let workloads = self.workloads.iter().map(|name| {
             workload::by_name(name).ok_or_else(|| {
                 unknown(
@@ -223,6 +231,8 @@ impl RunArgs {
                 .any(|case| case.connections > TOGETHER_MAX);
             plan.tables = if large {
                 vec![LARGE]
+            } else if self.against.against.is_some() {
+                vec![against::TABLE]
             } else {
                 DEFAULT_TABLES.to_vec()
             };
@@ -234,11 +244,18 @@ impl RunArgs {
 
     /// What is beside the plan.
     pub(super) fn order(&self) -> Result<Order, Error> {
-        let words = std::slice::from_ref(&self.launches);
         Ok(Order {
-            launches: bounded("--launches", words, LAUNCHES_MAX)?[0],
+            launches: self.launches_or(1)?,
             prefetch_asked: launches::asked(&self.prefetch),
         })
+    }
+
+    /// Launches that were asked for.
+    pub(in crate::command) fn launches_or(&self, default: usize) -> Result<usize, Error> {
+        match &self.launches {
+            Some(word) => Ok(bounded("--launches", std::slice::from_ref(word), LAUNCHES_MAX)?[0]),
+            None => Ok(default),
+        }
     }
 
     fn hint(&self, seed: u64) -> Result<Hint, Error> {
