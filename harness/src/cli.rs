@@ -84,6 +84,8 @@ pub enum Command {
     Completions(command::completions::CompletionsArgs),
     /// Draw where a workload's time goes: a flame graph, of its measured phase alone
     Flame(command::flame::FlameArgs),
+    /// Show a metric over the runs that were saved, and where it changed
+    History(command::history::HistoryArgs),
     /// Print the hooks a packet passes, with their priorities
     Hooks(command::hooks::HooksArgs),
     /// List workloads with their questions, tables and scenarios
@@ -108,6 +110,7 @@ impl Command {
             Command::Compare(args) => command::compare::run(args, globals),
             Command::Completions(args) => command::completions::run(args, globals),
             Command::Flame(args) => command::flame::run(args, globals),
+            Command::History(args) => command::history::run(args, globals),
             Command::Hooks(args) => command::hooks::run(args, globals),
             Command::List(args) => command::list::run(args, globals),
             Command::Man(args) => command::man::run(args, globals),

@@ -3,7 +3,7 @@
 //! The engine is in [`clashtrack_engine`]; here is what drives it: the command line
 //! ([`cli`], [`command`]), tables to compare with ([`peer`]), what is measured ([`workload`]),
 //! what two results
-//! say of each other ([`compare`]), how captures are read ([`capture`]) and replayed ([`replay`]), how rules are read
+//! say of each other ([`compare`]), how runs are kept and followed ([`history`]), how captures are read ([`capture`]) and replayed ([`replay`]), how rules are read
 //! ([`rules`]), hosts in virtual time ([`simulate`]), and how results are printed ([`report`]).
 
 #![forbid(unsafe_code)]
@@ -17,6 +17,7 @@ pub mod compare;
 pub mod error;
 pub mod flame;
 pub mod floor;
+pub mod history;
 pub mod interrupt;
 pub mod limit;
 pub mod load;

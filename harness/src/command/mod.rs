@@ -10,6 +10,7 @@ pub mod check_against;
 pub mod compare;
 pub mod completions;
 pub mod flame;
+pub mod history;
 pub mod hooks;
 pub mod list;
 pub mod man;

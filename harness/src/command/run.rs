@@ -8,6 +8,7 @@ mod large;
 mod launches;
 mod memory;
 mod rate;
+mod save;
 mod text;
 
 use std::io::{self, IsTerminal, Write};
@@ -19,9 +20,11 @@ use serde::Serialize;
 
 use self::args::Order;
 pub use self::args::{DEFAULT_SEED, RunArgs};
+pub use self::save::SaveArgs;
 use super::Globals;
 use crate::cli::Format;
 use crate::error::{EXIT_INTERRUPTED, EXIT_NO, Error};
+use crate::history::store::Store;
 use crate::interrupt;
 use crate::load::Load;
 use crate::report::doubt;
@@ -40,6 +43,17 @@ struct Outcome {
     tuning: Tuning,
     pinned: bool,
     interrupted: bool,
+}
+
+impl Outcome {
+    /// The machine that it was measured on.
+    fn machine(&self) -> Machine {
+        Machine {
+            load: self.load,
+            tuning: Some(self.tuning),
+            ..Machine::here()
+        }
+    }
 }
 
 /// The plan as the JSON shows it.
@@ -94,7 +108,8 @@ pub fn run(args: &RunArgs, globals: &Globals) -> Result<ExitCode, Error> {
     if let Some(revision) = &args.against.against {
         return against::run(revision, args, &plan, globals);
     }
-    carry_out(&plan, order, globals, &cores).map(|(code, _)| code)
+    let store = args.save.open()?;
+    carry_out(&plan, order, globals, &cores, store).map(|(code, _)| code)
 }
 
 /// The main job, and what to try next.
@@ -105,7 +120,7 @@ pub fn main_job(globals: &Globals) -> Result<ExitCode, Error> {
     let cores = Cores::available();
     let args = RunArgs::main_job();
     let plan = args.plan(globals, &cores)?;
-    let (code, interrupted) = carry_out(&plan, args.order()?, globals, &cores)?;
+    let (code, interrupted) = carry_out(&plan, args.order()?, globals, &cores, None)?;
     if globals.format == Format::Table && !globals.quiet && !interrupted {
         print(TRY_NEXT)?;
     }
@@ -125,6 +140,7 @@ fn carry_out(
     order: Order,
     globals: &Globals,
     cores: &Cores,
+    store: Option<Store>,
 ) -> Result<(ExitCode, bool), Error> {
     answers::compare(&plan.tables, plan.seed)?;
     let bar = progress_bar(plan, order, globals);
@@ -141,13 +157,31 @@ fn carry_out(
             eprintln!("clashtrack: warning: {doubt}");
         }
     }
+    let config = config(plan, order, cores, &outcome);
+    let machine = outcome.machine();
+    // Kept before it is printed: a reader who goes away takes nothing with him. And printed, should that fail.
+    let kept = store.map_or(Ok(()), |mut store| {
+        let about = (plan.seed, outcome.interrupted);
+        save::keep(
+            &mut store,
+            &config,
+            &machine,
+            &outcome.results,
+            about,
+            globals,
+        )
+    });
     match globals.format {
-        Format::Json => envelope(plan, order, cores, &outcome)?,
+        Format::Json => Envelope::new("run", config, &outcome.results, Nothing {})
+            .with_machine(machine)
+            .with_interrupted(outcome.interrupted)
+            .print()?,
         Format::Csv | Format::Markdown => {
             print(&table::one_grid(&outcome.results, globals.format))?;
         }
         Format::Table => print(&text::text(plan, order, cores, &outcome))?,
     }
+    kept?;
     let code = if outcome.interrupted {
         ExitCode::from(EXIT_INTERRUPTED)
     } else if outcome.results.iter().any(|result| result.lost() != 0) {
@@ -220,8 +254,8 @@ fn warn_of_stalls(results: &[RunResult]) {
     }
 }
 
-fn envelope(plan: &Plan, order: Order, cores: &Cores, outcome: &Outcome) -> Result<(), Error> {
-    let config = Config {
+fn config<'a>(plan: &'a Plan, order: Order, cores: &Cores, outcome: &Outcome) -> Config<'a> {
+    Config {
         workloads: plan
             .workloads
             .iter()
@@ -243,17 +277,9 @@ fn envelope(plan: &Plan, order: Order, cores: &Cores, outcome: &Outcome) -> Resu
         seed: plan.seed,
         cores: cores.count(),
         pinned: outcome.pinned,
-    };
-    let machine = Machine {
-        load: outcome.load,
-        tuning: Some(outcome.tuning),
-        ..Machine::here()
-    };
-    Envelope::new("run", config, &outcome.results, Nothing {})
-        .with_machine(machine)
-        .with_interrupted(outcome.interrupted)
-        .print()
+    }
 }
+
 fn print(text: &str) -> Result<(), Error> {
     io::stdout()
         .lock()

@@ -8,6 +8,7 @@ use clashtrack_engine::tuple::Protocol;
 use super::against::{self, AgainstArgs};
 use super::launches;
 use super::rate::{self, RateArgs};
+use super::save::SaveArgs;
 use crate::calibrate::{self, Access};
 use crate::command::{Globals, values};
 use crate::error::Error;
@@ -53,6 +54,7 @@ Examples:
   clashtrack run packets --table lockfree,striped --rate max:p99=50us
   clashtrack run lookup-hit --connections 1k..16M --table lockfree
   clashtrack run churn --l4 tcp,udp --workers 1
+  clashtrack run lookup-hit connect --save
   clashtrack run expire --connections 4M
   clashtrack run clash-nat --connections 1k..64k --seed 7 --json
   clashtrack run lookup-hit connect --against main";
@@ -129,6 +131,9 @@ pub struct RunArgs {
     /// Open loop
     #[command(flatten)]
     pub rate: RateArgs,
+    /// Whether it is kept.
+    #[command(flatten)]
+    pub save: SaveArgs,
     /// For `churn` alone, in a process of its own: print the growth of memory a connection
     #[arg(long, hide = true)]
     pub memory_only: bool,
@@ -154,6 +159,7 @@ impl RunArgs {
             prefetch: "auto".to_owned(),
             steer: None,
             rate: RateArgs::default(),
+            save: SaveArgs::default(),
             memory_only: false,
             against: AgainstArgs::default(),
         }
