@@ -36,7 +36,7 @@ Defaults:
   expire                      32  1M           all but one    30s a 1M, once: all expire within it
   stall                       32  1M           all cores, >1  2s, once
 Hash key, page placement and code layout are drawn once a process: --launches 5 repeats all of it in fresh processes.
-With --against samples of both revisions are taken in turns: --launches 5, --repeat 15 pairs a launch, --duration 30ms unless
+With --against samples of both revisions are taken in turns: --launches 5, --repeat 20 pairs a launch, --duration 10ms unless
 said otherwise, lockfree alone; exit code 1 where the interval's lower end is beyond the threshold.
 Above 4M connections only lockfree is run, unless --table says otherwise; each then has a process of its own.
 
