@@ -71,10 +71,10 @@ pub struct CheckAgainstArgs {
     /// Connections of the table, or flows of a round [default: by workload]
     #[arg(long, value_name = "N")]
     pub connections: Option<String>,
-    /// Time of a sample [default: 30ms]
+    /// Time of a sample [default: 10ms]
     #[arg(long, value_name = "TIME")]
     pub duration: Option<String>,
-    /// Pairs of samples of a launch [default: 15]
+    /// Pairs of samples of a launch [default: 20]
     #[arg(long, value_name = "N")]
     pub repeat: Option<String>,
     /// Fresh processes of each side, a comparison [default: 5]

@@ -36,12 +36,6 @@ impl Side {
     /// Of samples' logarithms by launch, none of them empty; `drift_sd` is of the whole file.
     #[must_use]
     pub fn new(launches: Vec<Vec<f64>>, drift_sd: f64) -> Side {
-        Side::assuming(LAUNCH_SD, launches, drift_sd)
-    }
-
-    /// The same where launches are assumed to differ by another standard deviation.
-    #[must_use]
-    pub fn assuming(launch_sd: f64, launches: Vec<Vec<f64>>, drift_sd: f64) -> Side {
         let medians: Vec<f64> = launches
             .iter()
             .map(|launch| median(&mut launch.clone()))
@@ -49,7 +43,7 @@ impl Side {
         let count = medians.len() as f64;
         let mean = medians.iter().sum::<f64>() / count;
         let squares: f64 = medians.iter().map(|m| (m - mean).powi(2)).sum();
-        let pooled = (squares + LAUNCH_SD_DEGREES * launch_sd * launch_sd)
+        let pooled = (squares + LAUNCH_SD_DEGREES * LAUNCH_SD * LAUNCH_SD)
             / (count - 1.0 + LAUNCH_SD_DEGREES);
         // Of the mean of so many launches; resampling shows squares ÷ count of one.
         let unseen = (pooled - squares / count).max(0.0) / count;
@@ -96,14 +90,8 @@ impl Draws {
         })
     }
 
-    /// The same where the samples are logarithms of the ratio already: of pairs.
-    #[must_use]
-    pub fn of_pairs(pairs: &Side, count: usize, rng: &mut WorkerRng) -> Draws {
-        let mut scratch = Vec::new();
-        Draws::drawn(pairs.figure(), count, || pairs.draw(rng, &mut scratch))
-    }
-
-    fn drawn(centre: f64, count: usize, mut draw: impl FnMut() -> f64) -> Draws {
+    /// So many numbers that `draw` gives, around a figure.
+    pub(super) fn drawn(centre: f64, count: usize, mut draw: impl FnMut() -> f64) -> Draws {
         let mut sorted: Vec<f64> = (0..count).map(|_| draw()).collect();
         sorted.sort_by(f64::total_cmp);
         Draws { centre, sorted }
@@ -137,7 +125,7 @@ impl Draws {
 }
 
 /// The middle one; of an even number the mean of the two in the middle. Sorts.
-fn median(samples: &mut [f64]) -> f64 {
+pub(super) fn median(samples: &mut [f64]) -> f64 {
     samples.sort_unstable_by(f64::total_cmp);
     let middle = samples.len() / 2;
     if samples.len().is_multiple_of(2) {

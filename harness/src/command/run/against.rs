@@ -45,9 +45,9 @@ pub(crate) const THRESHOLD: f64 = 0.03;
 /// Fresh processes of each side, unless `--launches` says otherwise.
 pub(crate) const LAUNCHES: usize = 5;
 /// Pairs of samples of a launch, unless `--repeat` says otherwise.
-pub(crate) const PAIRS: usize = 15;
+pub(crate) const PAIRS: usize = 20;
 /// Time of a sample, unless `--duration` says otherwise: many short ones in turns tell more than a few long ones.
-pub(crate) const SAMPLE: Duration = Duration::from_millis(30);
+pub(crate) const SAMPLE: Duration = Duration::from_millis(10);
 /// The table that is compared unless others are named: what changes between revisions is the engine.
 pub(crate) const TABLE: &str = "lockfree";
 

@@ -41,7 +41,7 @@ Hash key, page placement and code layout are drawn once a process: --launches 5 
 At a --rate a latency counts from the moment at which an operation was due, and the rate is that of all workers together;
 max:p99=50us looks for the highest rate that keeps the limit (p50, p90, p99, p99.9, p99.99 or max), to 2 %.
 clash*, dns-pair, clash-port, stall, expire and skew have paces of their own and take no rate.
-With --against samples of both revisions are taken in turns: --launches 5, --repeat 15 pairs a launch, --duration 30ms unless
+With --against samples of both revisions are taken in turns: --launches 5, --repeat 20 pairs a launch, --duration 10ms unless
 said otherwise, lockfree alone; exit code 1 where the interval's lower end is beyond the threshold.
 Above 4M connections only lockfree is run, unless --table says otherwise; each then has a process of its own.
 
