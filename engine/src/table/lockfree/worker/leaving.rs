@@ -8,7 +8,7 @@ use super::super::LockfreeTable;
 use super::super::bucket::Geometry;
 use super::super::epoch::{GRACE, Limbo};
 use super::super::pool::Cache;
-use super::{LockfreeWorker, Shared};
+use super::LockfreeWorker;
 use crate::sync::Ordering;
 use crate::table::FlowTable;
 use crate::table::hash::KeyHasher;
@@ -33,7 +33,7 @@ impl Orphan {
 }
 
 #[cfg(test)]
-impl Shared {
+impl super::Shared {
     /// Workers that are gone and whose numbers nobody has taken over.
     #[cfg(not(any(loom, shuttle)))]
     pub(in super::super) fn orphans(&self) -> usize {
