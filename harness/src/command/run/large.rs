@@ -100,7 +100,7 @@ mod tests {
     fn a_result_is_the_same_after_its_way_through_json() {
         let plan = Plan {
             connections: vec![500],
-            duration: Some(Duration::from_millis(200)),
+            duration: Some(Duration::from_millis(30)),
             repeat: Some(1),
             ..Plan::new(crate::workload::WORKLOADS, &["lockfree"])
         };
