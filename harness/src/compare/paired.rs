@@ -8,8 +8,8 @@
 //! The interval is Student's, of the launches: what they differ by holds both their own variance and what is left of the pairs'
 //! noise. Few launches show that poorly, and one does not at all; so it is pooled with what is assumed of a launch
 //! ([`PAIRED_LAUNCH_SD`], worth [`LAUNCH_SD_DEGREES`] degrees of freedom) and the noise of its median. Drawing launches and then
-//! pairs again, as [`resample`] does, would count the pairs' noise twice: tried on 156 comparisons it gave intervals a tenth wider, and
-//! missed 2 of 31 slow-downs by a tenth that these find. Correction and verdicts are those of [`compare`](super).
+//! pairs again, as [`resample`] does, would count the pairs' noise twice: tried on 250 comparisons its intervals were wider, and it
+//! missed 3 of 50 slow-downs by a tenth that these find (docs/comparison.md). Correction and verdicts are those of [`compare`](super).
 //!
 //! Sources: Student, *The probable error of a mean*, Biometrika 6 (1908); the noise of a median from its order statistics,
 //! A. C. Davison and D. V. Hinkley, *Bootstrap Methods and their Application*, 1997, 2.
@@ -21,7 +21,7 @@ use super::{Compared, FALSE_ALARMS, LAUNCH_SD_DEGREES, SAMPLES_MIN, Verdict, hol
 use crate::against::duel::{Duel, Pair};
 use crate::against::protocol::Subject;
 
-/// Standard deviation of the logarithm of a launch's paired ratio, assumed beside what the launches show. Seen over 94 launches
+/// Standard deviation of the logarithm of a launch's paired ratio, assumed beside what the launches show. Seen over 78 launches
 /// of one program against itself on a machine that others used: 2.2 %, with what was left of the pairs' noise.
 pub const PAIRED_LAUNCH_SD: f64 = 0.02;
 
