@@ -411,30 +411,42 @@ fn an_attempt_that_a_word_of_an_earlier_one_made_known_is_decided_once() {
     ];
     let scenario = run(2, vec![plain(9, 3)], threads);
     let (owner, helper, old, others) = (1, 2, 3, 4);
-    let mut random = Random(setting("SEED", 0));
-    let turns = (0..setting("RUNS", 40_000)).map(|_| {
-        let mut within = |least: u64, most: u64| least + random.below(most - least);
+    let plan = |(header, claim, first), (failed, second, taken)| {
         vec![
             // Loads the header; then the slot is cleared.
-            (old, within(4, 7)),
+            (old, header),
             (others, ONE_CALL),
             // The first key; the helper's claim.
-            (owner, within(11, 17)),
-            (helper, within(20, 23)),
+            (owner, first),
+            (helper, claim),
             // The first attempt fails by somebody who goes; the second one begins.
             (others, ONE_CALL),
-            (owner, within(7, 25)),
+            (owner, failed),
             (others, ONE_CALL),
-            (owner, within(12, 36)),
+            (owner, second),
             // Its first key, by who met the word; the owner sees its second one taken.
-            (old, within(11, 22)),
+            (old, 30),
             (others, ONE_CALL),
-            (owner, within(8, 24)),
+            (owner, taken),
             // He goes; the attempt is finished.
             (others, ONE_CALL),
             (old, ACCESSES_MAX),
             (owner, ACCESSES_MAX),
         ]
-    });
-    check_all::<Narrow<3, 1, 0>>("an_attempt_made_known", scenario, turns);
+    };
+    let mut turns = Vec::new();
+    for header in 9..11 {
+        for claim in 41..43 {
+            for first in 23..25 {
+                for failed in [16, 20, 24] {
+                    for second in 34..48 {
+                        for taken in 14..30 {
+                            turns.push(plan((header, claim, first), (failed, second, taken)));
+                        }
+                    }
+                }
+            }
+        }
+    }
+    check_all::<Narrow<3, 1, 0>>("an_attempt_made_known", scenario, turns.into_iter());
 }
