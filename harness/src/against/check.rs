@@ -354,7 +354,7 @@ mod tests {
         state.add(first.clone()).expect("written");
         state.file.write_all(b"{\"kind\":\"equ").expect("written");
         let mut again = State::open(&path, &settings()).expect("opened");
-        assert_eq!(again.done, [first.clone()]);
+        assert_eq!(again.done, std::slice::from_ref(&first));
         let second = done(Kind::Slowed, Verdict::Worse);
         again.add(second.clone()).expect("written");
         let last = State::open(&path, &settings()).expect("opened");

@@ -5,7 +5,7 @@
 //!   <commit>/source     a git worktree of that commit
 //!   <commit>/complete   there once the checkout is
 //!   <commit>/clashtrack the program
-//!   build/              cargo's target folder for all of them: dependencies are built once
+//!     build/            cargo's target folder for it
 //! ```
 //! All of it may be removed at any time (`rm -r target/against; git worktree prune`). It is built as this program was: release,
 //! with the same compiler flags, and `--locked`, so with that revision's own dependencies.
@@ -115,7 +115,9 @@ impl Repository {
         let own = against.join(&commit.0);
         let source = own.join("source");
         self.check_out(commit, &own, &source)?;
-        let target = against.join("build");
+        // One a revision, although dependencies are built again: in a shared one cargo tells two checkouts of one package
+        // apart by their files' times alone, and takes the program of the one for that of the other.
+        let target = own.join("build");
         // Always asked: cargo knows best whether compiler, flags or profile have changed since.
         let built = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
             .args([
@@ -146,7 +148,7 @@ impl Repository {
         }
         let program = own.join("clashtrack");
         let made = target.join("release").join("clashtrack");
-        // The next revision's build will overwrite it there. Beside and renamed: a running program's file stays whole.
+        // Beside and renamed: a running program's file stays whole.
         let copy = own.join("clashtrack.new");
         fs::copy(&made, &copy).map_err(file("copy", &made))?;
         fs::rename(&copy, &program).map_err(file("rename", &copy))?;

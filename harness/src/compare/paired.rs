@@ -194,8 +194,8 @@ mod tests {
                             // Speed wanders by far more than is looked for.
                             drift += 0.1 * normal(rng);
                             let mut sample = |factor: f64| {
-                                let hit =
-                                    self.outlier_in > 0 && rng.next_u64() % self.outlier_in == 0;
+                                let hit = self.outlier_in > 0
+                                    && rng.next_u64().is_multiple_of(self.outlier_in);
                                 let held_up = if hit { 5.0 } else { 1.0 };
                                 50.0 * factor
                                     * held_up

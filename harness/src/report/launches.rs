@@ -187,7 +187,7 @@ mod tests {
     fn launches_keep_their_samples_apart_and_add_what_can_be_counted() {
         let plan = Plan {
             connections: vec![500],
-            duration: Some(Duration::from_millis(200)),
+            duration: Some(Duration::from_millis(30)),
             repeat: Some(2),
             ..Plan::new(WORKLOADS, &["lockfree"])
         };
