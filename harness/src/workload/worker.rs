@@ -6,6 +6,7 @@
 
 use std::panic;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -168,7 +169,10 @@ impl Drop for FailOnPanic<'_> {
     }
 }
 
-/// Runs `work` on one worker a state, each pinned, all started together.
+/// Crews of one process take turns.
+static TURN: Mutex<()> = Mutex::new(());
+
+/// Runs `work` on one worker a state, each pinned, all started together; after other crews of this process.
 ///
 /// # Panics
 /// If a worker panics: with the worker's own cause, after the others have ended. If the system starts no thread.
@@ -196,6 +200,8 @@ pub fn run_crew_in_roles<S: Send, R: Send>(
     role: impl Fn(usize, &S) -> &'static str,
     work: impl Fn(usize, &mut S, &Crew<'_>) -> R + Sync,
 ) -> CrewRun<R> {
+    // Two crews on one machine's cores would wait for each other at every start, each for the scheduler.
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let crew = Crew {
         interrupted,
         failed: AtomicBool::new(false),
