@@ -4,7 +4,7 @@
 //! panic. Every message says what, where, and how to mend it.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Exit code of a command that ran and whose answer is no.
 pub const EXIT_NO: u8 = 1;
@@ -73,6 +73,16 @@ pub enum Error {
 }
 
 impl Error {
+    /// [`Error::File`] of what the system says about doing `action` to `path`, for `map_err`.
+    pub fn file(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+        let path = path.to_owned();
+        move |source| Error::File {
+            action,
+            path,
+            source,
+        }
+    }
+
     /// Whether the reader of our output went away, which is no failure of ours.
     #[must_use]
     pub fn is_broken_pipe(&self) -> bool {

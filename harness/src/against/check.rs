@@ -213,7 +213,7 @@ impl State {
                 .create(true)
                 .append(true)
                 .open(path)
-                .map_err(error("open", path))?,
+                .map_err(Error::file("open", path))?,
             done: Vec::new(),
         };
         match before {
@@ -242,7 +242,7 @@ impl State {
         self.file
             .write_all(format!("{line}\n").as_bytes())
             .and_then(|()| self.file.sync_data())
-            .map_err(error("write", &self.path))
+            .map_err(Error::file("write", &self.path))
     }
 }
 
@@ -250,7 +250,7 @@ fn read(path: &Path) -> Result<Option<(Settings, Vec<Done>)>, Error> {
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
         Err(problem) if problem.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(problem) => return Err(error("read", path)(problem)),
+        Err(problem) => return Err(Error::file("read", path)(problem)),
     };
     let mut lines = text
         .lines()
@@ -300,15 +300,6 @@ fn check_same(path: &Path, old: &Settings, new: &Settings) -> Result<(), Error> 
 
 fn json(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("numbers and names")
-}
-
-fn error(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
-    let path = path.to_owned();
-    move |source| Error::File {
-        action,
-        path,
-        source,
-    }
 }
 
 #[cfg(test)]

@@ -150,8 +150,8 @@ impl Repository {
         let made = target.join("release").join("clashtrack");
         // Beside and renamed: a running program's file stays whole.
         let copy = own.join("clashtrack.new");
-        fs::copy(&made, &copy).map_err(file("copy", &made))?;
-        fs::rename(&copy, &program).map_err(file("rename", &copy))?;
+        fs::copy(&made, &copy).map_err(Error::file("copy", &made))?;
+        fs::rename(&copy, &program).map_err(Error::file("rename", &copy))?;
         Ok(program)
     }
 
@@ -162,9 +162,9 @@ impl Repository {
         }
         if source.exists() {
             // Somebody was ended in the middle of it.
-            fs::remove_dir_all(source).map_err(file("remove", source))?;
+            fs::remove_dir_all(source).map_err(Error::file("remove", source))?;
         }
-        fs::create_dir_all(own).map_err(file("create the folder", own))?;
+        fs::create_dir_all(own).map_err(Error::file("create the folder", own))?;
         let place = source.display().to_string();
         // By force: the worktree's folder may have been removed without git's knowing.
         let words = [
@@ -176,7 +176,7 @@ impl Repository {
                 "`git worktree prune` forgets worktrees whose folders are gone",
             )
         })?;
-        fs::write(&complete, "").map_err(file("write", &complete))
+        fs::write(&complete, "").map_err(Error::file("write", &complete))
     }
 }
 
@@ -232,15 +232,6 @@ fn last_words(output: &Output) -> String {
     match lines.as_slice() {
         [] => output.status.to_string(),
         lines => lines[lines.len().saturating_sub(LINES)..].join("\n"),
-    }
-}
-
-fn file(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
-    let path = path.to_owned();
-    move |source| Error::File {
-        action,
-        path,
-        source,
     }
 }
 

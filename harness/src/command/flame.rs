@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use super::Globals;
 use super::run::against::tell_building;
-use super::{Globals, values};
+use super::values::{self, unknown};
 use crate::against::revision;
 use crate::error::Error;
 use crate::flame::record::{self, Control};
@@ -141,19 +142,6 @@ fn check(flag: &'static str, size: usize, least: usize, most: usize) -> Result<(
         problem: format!("{size} is out of range"),
         remedy: format!("write a number from {least} to {most}"),
     })
-}
-
-fn unknown(
-    flag: &'static str,
-    what: &str,
-    name: &str,
-    known: impl Iterator<Item = &'static str>,
-) -> Error {
-    Error::Argument {
-        flag,
-        problem: format!("there is no {what} `{name}`"),
-        remedy: format!("write one of {}", known.collect::<Vec<_>>().join(", ")),
-    }
 }
 
 /// Records, folds and draws.

@@ -5,6 +5,20 @@ use std::time::Duration;
 
 use crate::error::Error;
 
+/// The error for a name that is none of those known.
+pub(super) fn unknown(
+    flag: &'static str,
+    what: &str,
+    name: &str,
+    known: impl Iterator<Item = &'static str>,
+) -> Error {
+    Error::Argument {
+        flag,
+        problem: format!("there is no {what} `{name}`"),
+        remedy: format!("write one of {}", known.collect::<Vec<_>>().join(", ")),
+    }
+}
+
 /// A number with an optional `k` (1000), `M` (1000 k) or `G` (1000 M).
 ///
 /// # Errors

@@ -175,11 +175,7 @@ pub fn compare(base: &ResultFile, new: &ResultFile, threshold: f64, seed: u64) -
         .enumerate()
         .map(|(number, (base, new))| draws(base, new, resamples, &mut WorkerRng::new(seed, number)))
         .collect();
-    let chances: Vec<f64> = draws
-        .iter()
-        .map(|draws| draws.chance_within(threshold.ln_1p()))
-        .collect();
-    let levels = holm::levels(&chances, FALSE_ALARMS);
+    let levels = levels(&draws, threshold);
     let rows = pairs
         .iter()
         .zip(draws.iter().zip(levels))
@@ -190,6 +186,15 @@ pub fn compare(base: &ResultFile, new: &ResultFile, threshold: f64, seed: u64) -
         only_in_base: missing(base, new),
         only_in_new: missing(new, base),
     }
+}
+
+/// The level of each row's interval, so that together they hold at [`FALSE_ALARMS`].
+fn levels(draws: &[Draws], threshold: f64) -> Vec<f64> {
+    let chances: Vec<f64> = draws
+        .iter()
+        .map(|draws| draws.chance_within(threshold.ln_1p()))
+        .collect();
+    holm::levels(&chances, FALSE_ALARMS)
 }
 
 fn draws(base: &Row, new: &Row, resamples: usize, rng: &mut WorkerRng) -> Draws {

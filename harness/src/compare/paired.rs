@@ -17,7 +17,7 @@
 use clashtrack_engine::random::WorkerRng;
 
 use super::resample::{self, Draws};
-use super::{Compared, FALSE_ALARMS, LAUNCH_SD_DEGREES, SAMPLES_MIN, Verdict, holm};
+use super::{Compared, FALSE_ALARMS, LAUNCH_SD_DEGREES, SAMPLES_MIN, Verdict, levels};
 use crate::against::duel::{Duel, Pair};
 use crate::against::protocol::Subject;
 
@@ -119,11 +119,7 @@ pub fn compare(rows: &[Row<'_>], threshold: f64, seed: u64) -> Vec<Compared> {
         .enumerate()
         .map(|(number, row)| row.draws(resamples, &mut WorkerRng::new(seed, number)))
         .collect();
-    let chances: Vec<f64> = draws
-        .iter()
-        .map(|draws| draws.chance_within(threshold.ln_1p()))
-        .collect();
-    let levels = holm::levels(&chances, FALSE_ALARMS);
+    let levels = levels(&draws, threshold);
     rows.iter()
         .zip(draws.iter().zip(levels))
         .map(|(row, (draws, level))| judge(row, draws, level, threshold))

@@ -10,6 +10,7 @@ use super::launches;
 use super::rate::{self, RateArgs};
 use super::save::SaveArgs;
 use crate::calibrate::{self, Access};
+use crate::command::values::unknown;
 use crate::command::{Globals, values};
 use crate::error::Error;
 use crate::peer::{DEFAULT_TABLES, TABLES};
@@ -283,19 +284,6 @@ const LARGE: &str = "lockfree";
 
 /// Protocols that connections of the measured workloads may have.
 const PROTOCOLS: [Protocol; 2] = [Protocol::TCP, Protocol::UDP];
-
-pub(super) fn unknown(
-    flag: &'static str,
-    what: &str,
-    name: &str,
-    known: impl Iterator<Item = &'static str>,
-) -> Error {
-    Error::Argument {
-        flag,
-        problem: format!("there is no {what} `{name}`"),
-        remedy: format!("write one of {}", known.collect::<Vec<_>>().join(", ")),
-    }
-}
 
 /// The instruction set of that name, if this machine has it.
 fn known_isa(name: &str) -> Result<Isa, Error> {

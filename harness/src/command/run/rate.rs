@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use super::args::unknown;
-use crate::command::values;
+use crate::command::values::{self, unknown};
 use crate::error::Error;
 use crate::workload::open_loop::{Demand, Goal, Percentile};
 use crate::workload::{WORKLOADS, Workload};
