@@ -26,7 +26,8 @@
 //! A limit that is too high makes tables look good. Therefore:
 //! - its memory is the lock-free table's: the same kind ([`Array`], huge pages where the system grants them), as
 //!   many bucket and entry lines ([`Layout::for_capacity`]), places chosen by the same keyed hash;
-//! - keys come from the same array in the same order, so the same misses of the key array are in both;
+//! - keys come from the same array in the same order, and each worker begins where the tables' worker does, so the same misses
+//!   of the key array are in both, and no worker finds in the caches what another has just asked for;
 //! - buckets hold 32-bit numbers, not pointers: processors prefetch along arrays of pointers, and one line seems to cost
 //!   a tenth;
 //! - the prefetch hint and the number of lines under way are those that a search on this very memory found best,
@@ -43,7 +44,7 @@ use std::hint::black_box;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_utils::CachePadded;
 
@@ -73,9 +74,12 @@ pub type Line = [AtomicU64; 8];
 pub const DEPTHS: [usize; 6] = [8, 16, 32, 64, 128, 256];
 const DEPTH_MAX: usize = 256;
 
-/// Operations of one try, and tries of each hint and depth, of which the fastest counts.
+/// Operations of one try in the first heat of the search, and tries of each hint and depth in a heat.
 const TRY_OPERATIONS: usize = 1 << 14;
 const TRIES: usize = 4;
+
+/// After so long a search ends with the best that it has.
+const SEARCH: Duration = Duration::from_millis(300);
 
 /// The limit of a case; `None` where no pattern of accesses is the workload's.
 #[must_use]
@@ -198,7 +202,7 @@ impl Limit {
         };
         let place = |worker| {
             CachePadded::new(Place {
-                at: Limit::whole(case, pattern, traffic, worker).start,
+                at: Limit::first(case, pattern, traffic, worker),
                 ..Place::default()
             })
         };
@@ -240,6 +244,18 @@ impl Limit {
         }
     }
 
+    /// Where in it a worker begins: as the tables' workers, each at its own share. Side by side one would find in the caches what
+    /// the other has just asked for.
+    fn first(case: &Case, pattern: Pattern, traffic: &Traffic, worker: usize) -> usize {
+        let whole = Limit::whole(case, pattern, traffic, worker);
+        match pattern {
+            Pattern::LookUp { .. } | Pattern::Mixed | Pattern::Packets => {
+                case.share(worker, whole.len()).start
+            }
+            _ => whole.start,
+        }
+    }
+
     fn aim(&self, key: &KeyV4) -> Aim {
         let hash = self.hash_key.hash(key);
         Aim {
@@ -270,21 +286,38 @@ impl Limit {
         }
     }
 
-    /// The fastest hint and depth for as many workers as the rounds have, who share the way to memory; each
-    /// tried several times: the fastest try counts, because whatever else the machine does can only slow one down.
+    /// The fastest hint and depth for as many workers as the rounds have, who share the way to memory. All are tried,
+    /// then the better quarter of them again and for longer, until one is left. In each heat every one has several tries, in turns, of which the
+    /// fastest counts, because whatever else the machine does can only slow one down.
     fn search(&mut self, cores: &Cores, interrupted: &AtomicBool) -> Way {
         let ways = Hint::ALL
             .into_iter()
             .flat_map(|hint| DEPTHS.map(|depth| Way { hint, depth }));
-        let mut times: Vec<(Duration, Way)> = ways.map(|way| (Duration::MAX, way)).collect();
-        for _ in 0..TRIES {
-            for (best, way) in &mut times {
-                let round = self.together(*way, cores, interrupted, |_| TRY_OPERATIONS);
-                *best = round.elapsed.min(*best);
+        let mut ways: Vec<Way> = ways.collect();
+        let mut operations = TRY_OPERATIONS;
+        let begun = Instant::now();
+        let in_time = || begun.elapsed() < SEARCH;
+        while ways.len() > 1 && in_time() {
+            let mut times: Vec<(Duration, Way)> =
+                ways.iter().map(|&way| (Duration::MAX, way)).collect();
+            for turn in 0..TRIES {
+                if turn > 0 && !in_time() {
+                    break;
+                }
+                for (best, way) in &mut times {
+                    let round = self.together(*way, cores, interrupted, |_| operations);
+                    *best = round.elapsed.min(*best);
+                }
             }
+            times.sort_by_key(|&(time, _)| time);
+            ways = times
+                .iter()
+                .map(|&(_, way)| way)
+                .take(ways.len().div_ceil(4))
+                .collect();
+            operations *= 4;
         }
-        let fastest = times.into_iter().min_by_key(|&(time, _)| time);
-        fastest.expect("there are ways to try").1
+        ways[0]
     }
 
     /// All workers at once, each with as many operations as `wanted` says for it.

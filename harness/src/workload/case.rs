@@ -220,6 +220,9 @@ pub struct Plan {
 /// A sample of `expire` is no shorter, unless that is asked for.
 const EXPIRE_SHORTEST: Duration = Duration::from_secs(2);
 
+/// Up to so many connections all tables of a case are in memory together, and several cases up to so many of them all.
+pub const TOGETHER_MAX: usize = 4_000_000;
+
 /// About as many trials as a search needs.
 const TRIALS: usize = 10;
 
@@ -264,9 +267,9 @@ impl Plan {
                 (_, list) => list.to_vec(),
             };
             for protocol in protocols {
-                for &workers in &or(&self.workers, kind.default_workers(self.cores)) {
-                    for &connections in &or(&self.connections, kind.default_connections()) {
-                        for &batch in &or(&self.batches, kind.default_batch()) {
+                for &connections in &or(&self.connections, kind.default_connections()) {
+                    for &batch in &or(&self.batches, kind.default_batch()) {
+                        for &workers in &or(&self.workers, kind.default_workers(self.cores)) {
                             cases.push(Case {
                                 workload,
                                 workers,
@@ -290,6 +293,23 @@ impl Plan {
             }
         }
         cases
+    }
+
+    /// The cases in groups whose rounds take turns: those that differ in their workers alone, if they all have room in memory.
+    /// At a rate each case is measured for itself.
+    #[must_use]
+    pub fn groups(&self) -> Vec<Vec<Case>> {
+        let cases = self.cases();
+        let alike = |a: &Case, b: &Case| {
+            self.demand == Demand::AsFastAsPossible
+                && a.workload == b.workload
+                && (a.protocol, a.connections, a.batch) == (b.protocol, b.connections, b.batch)
+        };
+        let of_one_kind = cases.chunk_by(alike);
+        of_one_kind
+            .flat_map(|cases| cases.chunks((TOGETHER_MAX / cases[0].connections).max(1)))
+            .map(<[Case]>::to_vec)
+            .collect()
     }
 
     /// Samples in all, of all tables: the length of the progress bar. Of a search it is a guess.

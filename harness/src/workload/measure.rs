@@ -1,14 +1,14 @@
 //! The driver: all tables of a case and the machine's limit, their rounds interleaved.
 //!
 //! ```text
-//! for each case (workload x workers x connections x batch x protocol)
-//!   make all tables, one warm-up round each
-//!   for each sample: rounds A B C limit, A B C limit … until each has its time
-//!   ─▶ one Measurement a table
+//! for each group of cases (workload x connections x batch x protocol), a case a number of workers
+//!   make all tables of each case, one warm-up round each
+//!   for each sample: rounds A B C limit of one worker, A B C limit of two … until each has its time
+//!   ─▶ one Measurement a case and table
 //! ```
-//! Interleaving makes a change of the machine's speed hit all tables alike, and the limit too.
+//! Interleaving makes a change of the machine's speed hit all tables alike, and the limit too; and one worker as it hits two,
+//! so that how a table scales is not what the machine did meanwhile. The rounds are [`contest`](super::contest)'s.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -19,26 +19,15 @@ use clashtrack_engine::table::{ChainLengths, FlowTable, HitLines};
 
 use super::anomaly::Anomalies;
 use super::answers::{self, OtherAnswer};
-use super::case::{Case, Kind, Plan};
-use super::churn::ChurnContender;
-use super::clash_port::ClashPortContender;
-use super::connect::ConnectContender;
-use super::elephant::ElephantContender;
-use super::exhaust::ExhaustContender;
-use super::expire::{ExpireContender, Expiry};
-use super::lookup::LookupContender;
-use super::mixed::MixedContender;
-use super::new_flows::NewFlowsContender;
+use super::case::{Case, Plan, TOGETHER_MAX};
+use super::contest::{self, Contest, Enter};
+use super::expire::Expiry;
 use super::open_loop::{Conditions, Demand, OpenLoop};
 use super::pace::Pace;
-use super::packets::PacketsContender;
-use super::race::TableRace;
-use super::stall::{Stall, StallContender};
-use super::syn_flood::SynFloodContender;
+use super::stall::Stall;
 use super::tally::Tally;
 use super::traffic::Traffic;
 use super::worker::Cores;
-use crate::limit;
 use crate::load::{Load, Ticks};
 use crate::memory::Resident;
 use crate::peer::{self, TableVisitor};
@@ -279,9 +268,9 @@ where
 }
 
 /// A table in a measurement: its name, and how its contender is made, once a case.
-struct Entrant {
-    name: &'static str,
-    enter: fn(&'static str, Enter<'_>) -> Option<Box<dyn Contender>>,
+pub(super) struct Entrant {
+    pub(super) name: &'static str,
+    pub(super) enter: fn(&'static str, Enter<'_>) -> Option<Box<dyn Contender>>,
 }
 
 /// One case on one table for a profiler: made and warmed up, then rounds until the case's time is reached. `phase` is
@@ -334,44 +323,55 @@ fn measure_all(
     let mut measurements = Vec::new();
     let mut resident = None;
     let stopped = || is_raised(interrupted);
-    for case in plan.cases() {
+    for group in plan.groups() {
+        let first = group[0];
         // Beyond this size tables take the memory in turns.
-        let groups: Vec<&[Entrant]> = if case.connections > TOGETHER_MAX {
+        let sets: Vec<&[Entrant]> = if first.connections > TOGETHER_MAX {
             entrants.chunks(1).collect()
         } else {
             vec![entrants]
         };
-        for tables in groups {
+        for tables in sets {
             if stopped() {
                 break;
             }
-            let mut contest = Contest::new(tables, &case);
-            contest.warm_up(&cores, interrupted);
+            let contest = |case| Contest::new(tables, case);
+            let mut contests: Vec<Contest> = group.iter().map(contest).collect();
+            for contest in &mut contests {
+                contest.warm_up(&cores, interrupted);
+            }
             resident = resident.or_else(Resident::now);
-            let conditions = Conditions {
-                case: &case,
-                cores: &cores,
-                interrupted,
-            };
-            let mut step = |table| step(case.workload.name, table);
-            match &plan.demand {
-                Demand::AsFastAsPossible => {
-                    for _ in 0..case.samples() {
-                        if stopped() {
-                            break;
+            let mut step = |table| step(first.workload.name, table);
+            if plan.demand == Demand::AsFastAsPossible {
+                for _ in 0..first.samples() {
+                    if stopped() {
+                        break;
+                    }
+                    contest::sample(&mut contests, first.enough(), &cores, interrupted);
+                    for contest in &contests {
+                        contest.names().for_each(&mut step);
+                    }
+                }
+                measurements.extend(contests.into_iter().flat_map(Contest::finish));
+                continue;
+            }
+            for (contest, case) in contests.iter_mut().zip(&group) {
+                let conditions = Conditions {
+                    case,
+                    cores: &cores,
+                    interrupted,
+                };
+                match &plan.demand {
+                    Demand::AsFastAsPossible => unreachable!("measured above"),
+                    Demand::Rates(rates) => {
+                        for &rate in rates {
+                            let at_rate = contest.at_rate(rate as f64, conditions, &mut step);
+                            measurements.extend(at_rate);
                         }
-                        contest.sample(case.enough(), &cores, interrupted);
-                        tables.iter().for_each(|table| step(table.name));
                     }
-                    measurements.extend(contest.finish());
-                }
-                Demand::Rates(rates) => {
-                    for &rate in rates {
-                        measurements.extend(contest.at_rate(rate as f64, conditions, &mut step));
+                    Demand::Highest(goal) => {
+                        measurements.extend(contest.highest(*goal, conditions, &mut step));
                     }
-                }
-                Demand::Highest(goal) => {
-                    measurements.extend(contest.highest(*goal, conditions, step));
                 }
             }
         }
@@ -384,157 +384,19 @@ fn measure_all(
     }
 }
 
-/// Up to so many connections all tables of a case are in memory together.
-pub const TOGETHER_MAX: usize = 4_000_000;
-
 pub(super) fn is_raised(flag: &AtomicBool) -> bool {
     // Relaxed: a flag that stands for itself.
     flag.load(Ordering::Relaxed)
 }
 
-/// One case on all tables, and the limit beside them.
-pub(super) struct Contest {
-    pub(super) entrants: Vec<(Box<dyn Contender>, Measurement)>,
-    pub(super) limit: Option<(Box<dyn Contender>, Vec<Sample>)>,
-}
-
-/// Makes a contender of the table type it visits.
-pub(super) struct Enter<'a>(pub(super) &'a Case, pub(super) &'a Arc<Traffic>);
-
-impl TableVisitor for Enter<'_> {
-    type Output = Box<dyn Contender>;
-
-    fn visit<T: FlowTable<KeyV4> + 'static>(self) -> Box<dyn Contender>
-    where
-        T::Worker: 'static,
-    {
-        let Enter(case, traffic) = self;
-        let traffic = Arc::clone(traffic);
-        match case.workload.kind {
-            Kind::Clash(clash) => Box::new(TableRace::<T>::new(case.race(clash))),
-            Kind::LookupHit | Kind::LookupMiss | Kind::Zipf | Kind::Skew | Kind::Zones => {
-                Box::new(LookupContender::<T>::new(case, traffic))
-            }
-            Kind::Mixed => Box::new(MixedContender::<T>::new(case, traffic)),
-            Kind::Elephant => Box::new(ElephantContender::<T>::new(case, &traffic)),
-            Kind::ClashPort => Box::new(ClashPortContender::<T>::new(case, &traffic)),
-            Kind::Exhaust => Box::new(ExhaustContender::<T>::new(case)),
-            Kind::Packets => Box::new(PacketsContender::<T>::new(case, &traffic)),
-            Kind::NewFlows => Box::new(NewFlowsContender::<T>::new(case, &traffic)),
-            Kind::SynFlood => Box::new(SynFloodContender::<T>::new(case, traffic)),
-            Kind::Connect | Kind::HashFlood => Box::new(ConnectContender::<T>::new(case, traffic)),
-            Kind::Churn => Box::new(ChurnContender::<T>::new(case, traffic)),
-            Kind::Expire => Box::new(ExpireContender::<T>::new(case, traffic)),
-            Kind::Stall => Box::new(StallContender::<T>::new(case, traffic)),
-        }
-    }
-}
-
-impl Contest {
-    fn new(tables: &[Entrant], case: &Case) -> Contest {
-        let traffic = Arc::new(Traffic::of(case));
-        let entrants = tables
-            .iter()
-            .filter_map(|table| {
-                let contender = (table.enter)(table.name, Enter(case, &traffic))?;
-                Some((contender, Measurement::new(*case, table.name)))
-            })
-            .collect();
-        Contest {
-            entrants,
-            limit: limit::contender(case, &traffic).map(|contender| (contender, Vec::new())),
-        }
-    }
-
-    fn contenders(&mut self) -> impl Iterator<Item = &mut Box<dyn Contender>> {
-        let limit = self.limit.as_mut().map(|(limit, _)| limit);
-        let tables = self.entrants.iter_mut().map(|(contender, _)| contender);
-        tables.chain(limit)
-    }
-
-    fn warm_up(&mut self, cores: &Cores, interrupted: &AtomicBool) {
-        for (contender, measurement) in &mut self.entrants {
-            // The rest of it is not the measurement's, but how the table lies in memory is.
-            measurement.hit_lines = contender.round(cores, interrupted).hit_lines;
-            contender.reset();
-        }
-        if let Some((limit, _)) = &mut self.limit {
-            limit.round(cores, interrupted);
-            limit.reset();
-        }
-    }
-
-    /// One sample of each table and of the limit, their rounds interleaved.
-    pub(super) fn sample(&mut self, duration: Duration, cores: &Cores, interrupted: &AtomicBool) {
-        let begun = Ticks::now();
-        let mut sums: BTreeMap<usize, Sample> = BTreeMap::new();
-        let mut rounds: Vec<(usize, Round)> = Vec::new();
-        // Each one has at least one round, however short the time.
-        loop {
-            for (number, contender) in self.contenders().enumerate() {
-                let sum = sums.entry(number).or_insert(Sample::NOTHING);
-                if sum.elapsed >= duration && !sum.elapsed.is_zero() || is_raised(interrupted) {
-                    continue;
-                }
-                let round = contender.round(cores, interrupted);
-                sum.elapsed += round.elapsed;
-                sum.operations += round.operations;
-                sum.tally.add(&round.tally);
-                rounds.push((number, round));
-            }
-            if rounds.is_empty() {
-                break;
-            }
-            for (number, round) in rounds.drain(..) {
-                if let Some((_, measurement)) = self.entrants.get_mut(number) {
-                    measurement.add(round);
-                }
-            }
-        }
-        let disturbed = begun
-            .and_then(|begun| Ticks::now()?.since(&begun))
-            .is_some_and(|load| load.disturbs());
-        let tables = self.entrants.iter_mut().map(|(_, m)| &mut m.samples);
-        let limit = self.limit.as_mut().map(|(_, samples)| samples);
-        for (samples, sum) in tables.chain(limit).zip(sums.into_values()) {
-            if sum.operations > 0 && !sum.elapsed.is_zero() {
-                samples.push(Sample { disturbed, ..sum });
-            }
-        }
-    }
-
-    /// A sample of the limit alone; `None` where there is no limit, or it was interrupted.
-    pub(super) fn limit_sample(
-        &mut self,
-        duration: Duration,
-        cores: &Cores,
-        interrupted: &AtomicBool,
-    ) -> Option<Sample> {
-        let (limit, _) = self.limit.as_mut()?;
-        let mut sum = Sample::NOTHING;
-        while sum.elapsed < duration && !is_raised(interrupted) {
-            let round = limit.round(cores, interrupted);
-            // Clocks are coarse on some systems: a round that took no time at all must not go on for ever.
-            sum.elapsed += round.elapsed.max(Duration::from_micros(1));
-            sum.operations += round.operations;
-        }
-        (sum.operations > 0).then_some(sum)
-    }
-
-    fn finish(self) -> impl Iterator<Item = Measurement> {
-        let limit = self.limit.map(|(_, samples)| samples).unwrap_or_default();
-        self.entrants
-            .into_iter()
-            .map(move |(contender, measurement)| Measurement {
-                per_cpu: contender.per_cpu(),
-                limit: limit.clone(),
-                ..measurement
-            })
-            .filter(|measurement| !measurement.samples.is_empty())
-    }
-}
-
 impl Sample {
+    /// A round of it.
+    pub(super) fn count(&mut self, round: &Round) {
+        self.elapsed += round.elapsed;
+        self.operations += round.operations;
+        self.tally.add(&round.tally);
+    }
+
     pub(super) const NOTHING: Sample = Sample {
         elapsed: Duration::ZERO,
         operations: 0,

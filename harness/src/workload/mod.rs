@@ -22,6 +22,7 @@ pub mod clash_nat;
 pub mod clash_port;
 pub mod clash_tcp;
 pub mod connect;
+mod contest;
 pub mod dns_pair;
 pub mod elephant;
 pub mod exhaust;

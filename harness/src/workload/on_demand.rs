@@ -5,7 +5,8 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use super::case::Case;
-use super::measure::{Contender, Enter, Sample};
+use super::contest::Enter;
+use super::measure::{Contender, Sample};
 use super::tally::Tally;
 use super::traffic::Traffic;
 use super::worker::Cores;

@@ -15,7 +15,8 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 
 use super::case::Case;
-use super::measure::{Contender, Contest, Measurement, Round, Sample, is_raised};
+use super::contest::{self, Contest};
+use super::measure::{Contender, Measurement, Round, Sample, is_raised};
 use super::pace::{Offer, Offered};
 use super::search::{LONGER, Search};
 use super::worker::Cores;
@@ -275,7 +276,12 @@ impl Contest {
             interrupted,
         } = conditions;
         // What each can do when nobody waits is where the search begins, and when the limit has its turn.
-        self.sample(case.duration, cores, interrupted);
+        contest::sample(
+            std::slice::from_mut(self),
+            case.duration,
+            cores,
+            interrupted,
+        );
         let limit = self
             .limit
             .as_mut()

@@ -15,11 +15,11 @@ use crate::command::{Globals, values};
 use crate::error::Error;
 use crate::peer::{DEFAULT_TABLES, TABLES};
 use crate::report::machine::Machine;
+use crate::workload::case::TOGETHER_MAX;
 use crate::workload::flows::FLOWS_MAX;
-use crate::workload::measure::TOGETHER_MAX;
 use crate::workload::steer::Steer;
 use crate::workload::worker::Cores;
-use crate::workload::{self, Kind, MAIN_JOB, Plan, WORKLOADS, Workload};
+use crate::workload::{self, Case, Kind, MAIN_JOB, Plan, WORKLOADS, Workload};
 
 const AFTER_HELP: &str = "\
 Sizes are written as 64k or 1M, times as 500ms or 10s; lists with commas; 1k..16M doubles from 1k to 16M.
@@ -359,24 +359,14 @@ fn check_memory(plan: &Plan) -> Result<(), Error> {
     let Some(available) = Machine::memory_available() else {
         return Ok(());
     };
-    for case in plan.cases() {
-        let together = if case.connections > TOGETHER_MAX {
-            1
-        } else {
-            plan.tables.len()
-        };
-        // Every worker of a race may have an entry of each flow. The limit is as large as a table.
-        let (entries, tables) = match case.workload.kind {
-            Kind::Clash(_) => (case.entries(), together),
-            _ => (case.entries(), together + 1),
-        };
-        let traffic = case.connections.saturating_mul(TRAFFIC_BYTES);
-        let packets = PACKET_BYTES * case.workload.kind.packets_a_connection();
-        let needed = entries
-            .saturating_mul(tables)
-            .saturating_mul(ENTRY_BYTES + packets)
-            .saturating_add(traffic) as u64;
-        if needed > available {
+    for group in plan.groups() {
+        let needed: usize = group
+            .iter()
+            .map(|case| needed_by(case, plan))
+            .fold(0, usize::saturating_add);
+        if needed as u64 > available {
+            let case = group[group.len() - 1];
+            let workers: Vec<String> = group.iter().map(|case| case.workers.to_string()).collect();
             return Err(Error::Argument {
                 flag: "--connections",
                 problem: format!(
@@ -384,7 +374,7 @@ fn check_memory(plan: &Plan) -> Result<(), Error> {
                     case.workload.name,
                     plan.tables.len(),
                     case.connections,
-                    case.workers,
+                    workers.join(" and "),
                     needed / 1_000_000,
                     available / 1_000_000,
                 ),
@@ -393,6 +383,26 @@ fn check_memory(plan: &Plan) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// Bytes of a case's tables, of the limit beside them, and of the traffic.
+fn needed_by(case: &Case, plan: &Plan) -> usize {
+    let together = if case.connections > TOGETHER_MAX {
+        1
+    } else {
+        plan.tables.len()
+    };
+    // The limit is as large as a table; races have none.
+    let tables = match case.workload.kind {
+        Kind::Clash(_) => together,
+        _ => together + 1,
+    };
+    let packets = PACKET_BYTES * case.workload.kind.packets_a_connection();
+    // Every worker of a race may have an entry of each flow.
+    case.entries()
+        .saturating_mul(tables)
+        .saturating_mul(ENTRY_BYTES + packets)
+        .saturating_add(case.connections.saturating_mul(TRAFFIC_BYTES))
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use super::child;
 use crate::error::Error;
 use crate::report::json::RunResult;
 use crate::workload::Plan;
-use crate::workload::measure::TOGETHER_MAX;
+use crate::workload::case::TOGETHER_MAX;
 
 /// The part of a plan that is measured in this process, and the sizes that children measure.
 pub(super) fn split(plan: &Plan) -> (Option<Plan>, Vec<usize>) {
