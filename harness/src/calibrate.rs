@@ -88,6 +88,64 @@ pub fn measure(lines: usize, seed: u64) -> Vec<Cost> {
     costs
 }
 
+/// How tables ask for memory ahead.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Hints {
+    /// For lines that will be read.
+    pub reading: Hint,
+    /// For lines that will be changed.
+    pub writing: Hint,
+}
+
+impl Hints {
+    /// One for both.
+    #[must_use]
+    pub const fn same(hint: Hint) -> Hints {
+        Hints {
+            reading: hint,
+            writing: hint,
+        }
+    }
+
+    /// As `--prefetch` takes them: one word, or two.
+    #[must_use]
+    pub fn words(self) -> String {
+        if self == Hints::same(self.reading) {
+            self.reading.name().to_owned()
+        } else {
+            format!("{},{}", self.reading.name(), self.writing.name())
+        }
+    }
+
+    /// The best of what was measured.
+    #[must_use]
+    pub fn best(costs: &[Cost]) -> Hints {
+        let hint = |cost: Option<Cost>| cost.map_or(Hint::default(), |cost| cost.hint);
+        Hints {
+            reading: hint(best(costs, Access::Read)),
+            writing: hint(best_to_write(costs)),
+        }
+    }
+}
+
+/// What the hint for writing may cost beyond the best one and still be taken.
+const ALIKE: f64 = 1.1;
+
+/// The hint for lines that will be changed: the one that asks for a line of one's own, unless another one is clearly faster. The
+/// lines measured here are nobody else's; in a table the last writer was another core as often as not, and has to
+/// give them up, which this hint asks for beforehand.
+fn best_to_write(costs: &[Cost]) -> Option<Cost> {
+    let best = best(costs, Access::Write)?;
+    let own = costs
+        .iter()
+        .filter(|cost| cost.access == Access::Write && cost.hint == Hint::Write);
+    let own = own.min_by(|a, b| a.ns_per_line.total_cmp(&b.ns_per_line));
+    Some(match own {
+        Some(own) if own.ns_per_line <= best.ns_per_line * ALIKE => *own,
+        _ => best,
+    })
+}
+
 /// The hint with the smallest cost for this access, at whatever number of lines under way.
 #[must_use]
 pub fn best(costs: &[Cost], access: Access) -> Option<Cost> {

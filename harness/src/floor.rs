@@ -241,7 +241,7 @@ impl Racer for Handing<'_> {
         for flow in first..first + count {
             let hash = memory.hash_key.hash(&self.keys[flow]);
             let bucket = bucket_of(hash, memory.heads.len() as u32);
-            prefetch(self.config.prefetch, &memory.heads[bucket as usize]);
+            prefetch(self.config.prefetch.reading, &memory.heads[bucket as usize]);
             // The next entry's line, if this flow is won.
             prefetch(
                 Hint::Write,
@@ -309,6 +309,7 @@ impl Handing<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::calibrate::Hints;
     use crate::workload::clash::CLASH;
     use clashtrack_engine::table::lockfree::Isa;
 
@@ -319,7 +320,7 @@ mod tests {
             batch: 32,
             flows: 3000,
             seed: 5,
-            prefetch: Hint::default(),
+            prefetch: Hints::default(),
             isa: Isa::default(),
         });
         let never = AtomicBool::new(false);

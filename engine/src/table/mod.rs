@@ -244,7 +244,7 @@ impl TableConfig {
             acct: false,
             slack: None,
             prefetch: prefetch::Hint::default(),
-            prefetch_write: prefetch::Hint::default(),
+            prefetch_write: prefetch::Hint::Write,
             isa: lockfree::Isa::Auto,
         }
     }

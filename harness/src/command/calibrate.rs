@@ -6,10 +6,9 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use clashtrack_engine::table::lockfree::Isa;
-use clashtrack_engine::table::prefetch::Hint;
 
 use super::{Globals, values};
-use crate::calibrate::{self, Access, Cost};
+use crate::calibrate::{self, Access, Cost, Hints};
 use crate::cli::Format;
 use crate::error::Error;
 use crate::limit::{DEPTHS, Line};
@@ -115,9 +114,9 @@ pub fn run(args: &CalibrateArgs, globals: &Globals) -> Result<ExitCode, Error> {
                 },
             };
             let rows: Vec<Row> = costs.iter().map(Row::of).collect();
-            let hint = calibrate::best(&costs, Access::Read).map_or(Hint::None, |cost| cost.hint);
+            let hints = Hints::best(&costs);
             let machine = Machine {
-                tuning: Some(Tuning::new(Isa::default(), hint, resident)),
+                tuning: Some(Tuning::new(Isa::default(), hints, resident)),
                 ..Machine::here()
             };
             let config = Config { lines, bytes, seed };

@@ -80,7 +80,7 @@ pub struct CheckAgainstArgs {
     /// Fresh processes of each side, a comparison [default: 5]
     #[arg(long, value_name = "N")]
     pub launches: Option<String>,
-    /// How the table asks for memory ahead: t0, t1, nta, w, none; auto measures once, and goes on with what the file has
+    /// How the table asks for memory ahead: t0, t1, nta, w, none, or two of them as `run` takes them; auto measures once, and goes on with what the file has
     #[arg(long, value_name = "HINT", default_value = "auto")]
     pub prefetch: String,
 }
@@ -162,7 +162,7 @@ impl Check {
             pairs: self.schedule.pairs,
             sample_ms: self.plan.duration.unwrap_or(SAMPLE).as_secs_f64() * 1e3,
             threshold: self.threshold,
-            prefetch: self.plan.prefetch.name().to_owned(),
+            prefetch: self.plan.prefetch.words(),
             revision: machine.revision.map(str::to_owned),
             cpu: machine.cpu,
         }

@@ -67,7 +67,8 @@ struct Config<'a> {
     l4: Vec<&'static str>,
     isa: &'static str,
     prefetch: &'static str,
-    prefetch_asked: &'static str,
+    prefetch_write: &'static str,
+    prefetch_asked: String,
     steer: &'static str,
     rate: Option<String>,
     duration_ms: f64,
@@ -267,8 +268,13 @@ fn config<'a>(plan: &'a Plan, order: Order, cores: &Cores, outcome: &Outcome) ->
         connections: used(plan, |case| case.connections),
         l4: used(plan, |case| case.protocol.name()),
         isa: plan.isa.resolved().name(),
-        prefetch: plan.prefetch.name(),
-        prefetch_asked: order.prefetch_asked,
+        prefetch: plan.prefetch.reading.name(),
+        prefetch_write: plan.prefetch.writing.name(),
+        prefetch_asked: if order.prefetch_measured {
+            "auto".to_owned()
+        } else {
+            plan.prefetch.words()
+        },
         steer: plan.steer.name(),
         rate: rate::asked(&plan.demand),
         duration_ms: used(plan, |case| case.duration)[0].as_secs_f64() * 1e3,

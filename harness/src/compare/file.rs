@@ -298,8 +298,10 @@ impl fmt::Display for Difference {
 /// Fields of the machine that must agree.
 const MACHINE: [&str; 4] = ["cpu", "vcpus", "kernel", "page_bytes"];
 
-/// The setting whose value is measured when it was left to the machine.
-const MEASURED: [&str; 2] = ["prefetch", "prefetch_asked"];
+/// The settings whose values are measured when they were left to the machine.
+const MEASURED: [&str; 2] = ["prefetch", "prefetch_write"];
+/// Says whether they were.
+const MEASURED_IF: &str = "prefetch_asked";
 
 /// What forbids a comparison, and what is only worth telling.
 ///
@@ -326,12 +328,12 @@ pub fn differences(base: &ResultFile, new: &ResultFile) -> (Vec<Difference>, Vec
         }
     }
     // Both left it to the machine, which chose twice: no setting differs.
-    let left = |file: &ResultFile| file.config.get(MEASURED[1]) == Some(&Value::from("auto"));
+    let left = |file: &ResultFile| file.config.get(MEASURED_IF) == Some(&Value::from("auto"));
     let measured = left(base) && left(new);
     for (field, was, is) in fields(&base.config, &new.config) {
         let found = difference(format!("config.{field}"), was, is);
         let one_sided = !base.config.contains_key(field) || !new.config.contains_key(field);
-        if field == "seed" || one_sided || (measured && field == MEASURED[0]) {
+        if field == "seed" || one_sided || (measured && MEASURED.contains(&field)) {
             tell.push(found);
         } else {
             forbid.push(found);

@@ -228,6 +228,7 @@ fn settings(config: &Value) -> Map<String, Value> {
     // What the machine chose is no setting.
     if config["prefetch_asked"] == "auto" {
         settings.remove("prefetch");
+        settings.remove("prefetch_write");
     }
     settings
 }

@@ -6,9 +6,9 @@ use std::thread;
 use serde::Serialize;
 
 use clashtrack_engine::table::lockfree::Isa;
-use clashtrack_engine::table::prefetch::Hint;
 
 use super::hardware::{Build, Hardware};
+use crate::calibrate::Hints;
 use crate::load::Load;
 use crate::memory::Resident;
 
@@ -46,8 +46,10 @@ pub struct Machine {
 pub struct Tuning {
     /// Instruction set of the table's scans.
     pub isa: &'static str,
-    /// Prefetch hint of the tables.
+    /// Prefetch hint of the tables, for lines that they read.
     pub prefetch: &'static str,
+    /// The same for lines that they change.
+    pub prefetch_write: &'static str,
     /// Where memory comes from that tables allocate at work.
     pub allocator: &'static str,
     /// Share of this process's memory that lies in huge pages, while the first tables were full.
@@ -69,21 +71,22 @@ const ALLOCATOR: &str = if cfg!(target_env = "gnu") {
 };
 
 impl Tuning {
-    /// With this instruction set, this hint, and the memory that was seen.
+    /// With this instruction set, these hints, and the memory that was seen.
     #[must_use]
-    pub fn new(isa: Isa, hint: Hint, resident: Option<Resident>) -> Tuning {
+    pub fn new(isa: Isa, hints: Hints, resident: Option<Resident>) -> Tuning {
         let share = resident
             .filter(|memory| memory.anonymous > 0)
             .map(|memory| memory.huge as f64 / memory.anonymous as f64);
-        Tuning::with_share(isa, hint, share)
+        Tuning::with_share(isa, hints, share)
     }
 
     /// The same where only the share of memory in huge pages is known.
     #[must_use]
-    pub fn with_share(isa: Isa, hint: Hint, share: Option<f64>) -> Tuning {
+    pub fn with_share(isa: Isa, hints: Hints, share: Option<f64>) -> Tuning {
         Tuning {
             isa: isa.resolved().name(),
-            prefetch: hint.name(),
+            prefetch: hints.reading.name(),
+            prefetch_write: hints.writing.name(),
             allocator: ALLOCATOR,
             huge_page_share: share,
             page_bytes_got: match share {

@@ -333,9 +333,9 @@ pub fn per_cpu(result: &RunResult, results: &[RunResult]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::calibrate::Hints;
     use crate::workload::tally::Tally;
     use crate::workload::{Case, Measurement, Sample, clash};
-    use clashtrack_engine::table::prefetch::Hint;
     use clashtrack_engine::tuple::Protocol;
     use std::time::Duration;
 
@@ -350,7 +350,7 @@ mod tests {
             duration: Duration::from_secs(1),
             repeat: 1,
             seed: 1,
-            prefetch: Hint::default(),
+            prefetch: Hints::default(),
             isa: clashtrack_engine::table::lockfree::Isa::default(),
             steer: crate::workload::steer::Steer::default(),
         };

@@ -6,7 +6,6 @@ use clashtrack_engine::random::WorkerRng;
 use clashtrack_engine::table::TableConfig;
 use clashtrack_engine::table::hash::HashKey;
 use clashtrack_engine::table::lockfree::Isa;
-use clashtrack_engine::table::prefetch::Hint;
 use clashtrack_engine::tuple::Protocol;
 
 use super::clash::ClashWorkload;
@@ -15,6 +14,7 @@ use super::race::RaceConfig;
 use super::steer::Steer;
 use super::worker::{self, Cores};
 use super::{expire, mixed, stall};
+use crate::calibrate::Hints;
 
 /// A workload: a question, and how it is asked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -208,7 +208,7 @@ pub struct Plan {
     /// Cores that workers are pinned to.
     pub cores: usize,
     /// How tables ask for memory ahead.
-    pub prefetch: Hint,
+    pub prefetch: Hints,
     /// The instructions that tables with vector code use.
     pub isa: Isa,
     /// How packets are spread over workers, where they are.
@@ -244,7 +244,7 @@ impl Plan {
             repeat: None,
             seed: 1,
             cores: Cores::available().count(),
-            prefetch: Hint::default(),
+            prefetch: Hints::default(),
             isa: Isa::default(),
             steer: Steer::default(),
             demand: Demand::default(),
@@ -345,7 +345,7 @@ pub struct Case {
     /// Seed of everything that is drawn.
     pub seed: u64,
     /// How tables ask for memory ahead.
-    pub prefetch: Hint,
+    pub prefetch: Hints,
     /// The instructions that tables with vector code use.
     pub isa: Isa,
     /// How packets are spread over workers, where they are.
@@ -420,7 +420,8 @@ impl Case {
         let hash_key = HashKey(rng.next_u64(), rng.next_u64());
         TableConfig {
             workers: self.workers,
-            prefetch: self.prefetch,
+            prefetch: self.prefetch.reading,
+            prefetch_write: self.prefetch.writing,
             isa: self.isa,
             ..TableConfig::new(self.entries() + hands, hash_key)
         }

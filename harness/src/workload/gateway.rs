@@ -228,6 +228,7 @@ impl<T: FlowTable<KeyV4>> Gateway<T> {
         let mut config = EngineConfig::new(sysctls, case.seed);
         config.workers = case.workers;
         config.table.prefetch = table.prefetch;
+        config.table.prefetch_write = table.prefetch_write;
         config.table.isa = table.isa;
         config.host = Host {
             devices: vec![

@@ -75,7 +75,7 @@ impl<T: FlowTable<KeyV4>> LookupContender<T> {
                     _ => 0,
                 },
                 found: vec![None; case.batch],
-                hint: case.prefetch,
+                hint: case.prefetch.reading,
             })
         };
         LookupContender {

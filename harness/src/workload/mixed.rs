@@ -99,7 +99,7 @@ impl<T: FlowTable<KeyV4>> MixedContender<T> {
                 hand: Hand::new(table.worker(), number, case.seed, case.protocol, case.batch),
                 next: case.share(number, traffic.keys.len()).start,
                 statuses: vec![None; case.batch],
-                hint: case.prefetch,
+                hint: case.prefetch.reading,
                 made: VecDeque::with_capacity(newcomers(case.batch)),
                 oldest: Vec::with_capacity(case.batch),
             })

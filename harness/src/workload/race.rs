@@ -20,7 +20,6 @@ use clashtrack_engine::stats::{ConntrackCounters, ConntrackStats};
 use clashtrack_engine::table::hash::HashKey;
 use clashtrack_engine::table::key::{FlowKey, KeyV4};
 use clashtrack_engine::table::lockfree::Isa;
-use clashtrack_engine::table::prefetch::Hint;
 use clashtrack_engine::table::slab::EntryId;
 use clashtrack_engine::table::{Clash, Confirmed, FlowTable, Hit, TableConfig};
 use clashtrack_engine::time::{Nanos, SECOND};
@@ -35,6 +34,7 @@ use super::measure::{Contender, Round};
 use super::sweep::{self, Racer, sweep};
 use super::tally::Tally;
 use super::worker::{Cores, run_crew};
+use crate::calibrate::Hints;
 
 /// One race: what is raced, by how many, how large a round is.
 #[derive(Clone, Copy, Debug)]
@@ -50,7 +50,7 @@ pub struct RaceConfig {
     /// Seed of flows, NAT and chain limits.
     pub seed: u64,
     /// How the table asks for memory ahead.
-    pub prefetch: Hint,
+    pub prefetch: Hints,
     /// The instructions that it uses, if it has vector code.
     pub isa: Isa,
 }
@@ -73,7 +73,8 @@ impl RaceConfig {
         TableConfig {
             buckets: self.flows,
             workers: self.workers,
-            prefetch: self.prefetch,
+            prefetch: self.prefetch.reading,
+            prefetch_write: self.prefetch.writing,
             isa: self.isa,
             ..TableConfig::new(capacity, HashKey(rng.next_u64(), rng.next_u64()))
         }
@@ -382,7 +383,7 @@ mod tests {
             batch: 32,
             flows: 3000,
             seed: 5,
-            prefetch: Hint::default(),
+            prefetch: Hints::default(),
             isa: Isa::default(),
         });
         let never = AtomicBool::new(false);

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use clashtrack_engine::table::prefetch::Hint;
 use clashtrack_engine::tuple::Protocol;
 
 use super::traffic::Traffic;
 use super::worker::Cores;
 use super::*;
+use crate::calibrate::Hints;
 use crate::peer::TABLES;
 
 fn plan(workloads: &[Workload]) -> Plan {
@@ -24,7 +24,7 @@ fn plan(workloads: &[Workload]) -> Plan {
         repeat: Some(3),
         seed: 1,
         cores: 2,
-        prefetch: Hint::default(),
+        prefetch: Hints::default(),
         isa: clashtrack_engine::table::lockfree::Isa::default(),
         steer: steer::Steer::default(),
         demand: open_loop::Demand::default(),

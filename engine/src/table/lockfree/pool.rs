@@ -184,6 +184,8 @@ pub(super) struct Pool {
 pub(super) struct Cache {
     taking: Vec<u32>,
     giving: Vec<u32>,
+    /// Those from here on in `taking` have been named by [`Cache::soon`].
+    named: usize,
 }
 
 impl Cache {
@@ -192,6 +194,7 @@ impl Cache {
         Cache {
             taking: Vec::with_capacity(2 * CHUNK),
             giving: Vec::with_capacity(2 * CHUNK),
+            named: 0,
         }
     }
 
@@ -199,11 +202,13 @@ impl Cache {
         self.taking.is_empty() && self.giving.is_empty()
     }
 
-    /// A number that will be taken soon.
-    pub(super) fn soon(&self) -> Option<u32> {
-        const AHEAD: usize = 8;
-        let at = self.taking.len().checked_sub(AHEAD)?;
-        self.taking.get(at).copied()
+    /// The numbers that come within reach with the one just taken: one, or the first of a new chunk. Each is named once.
+    #[inline]
+    pub(super) fn soon(&mut self) -> &[u32] {
+        const AHEAD: usize = 20;
+        let from = self.taking.len().saturating_sub(AHEAD);
+        let named = std::mem::replace(&mut self.named, from);
+        self.taking.get(from..named).unwrap_or_default()
     }
 
     /// All numbers in it.
@@ -254,6 +259,7 @@ impl Pool {
             return Some(number);
         }
         self.refill(cache);
+        cache.named = cache.taking.len();
         cache.taking.pop()
     }
 

@@ -341,7 +341,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
         };
         // The lines of an entry to come: allocations come in batches, and TCP's tracker is
         // initialised with the entry, under its lock.
-        if let Some(soon) = worker.entries.soon() {
+        for &soon in worker.entries.soon() {
             prefetch(self.write_hint, self.slab.at(soon));
             prefetch(self.write_hint, self.slab.tracker_at(soon));
         }

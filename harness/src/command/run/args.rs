@@ -6,10 +6,9 @@ use clashtrack_engine::table::prefetch::Hint;
 use clashtrack_engine::tuple::Protocol;
 
 use super::against::{self, AgainstArgs};
-use super::launches;
 use super::rate::{self, RateArgs};
 use super::save::SaveArgs;
-use crate::calibrate::{self, Access};
+use crate::calibrate::{self, Hints};
 use crate::command::values::unknown;
 use crate::command::{Globals, values};
 use crate::error::Error;
@@ -86,7 +85,8 @@ const PACKET_BYTES: usize = 80;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Order {
     pub(super) launches: usize,
-    pub(super) prefetch_asked: &'static str,
+    /// `--prefetch auto`.
+    pub(super) prefetch_measured: bool,
 }
 
 /// What `run` takes.
@@ -123,7 +123,8 @@ pub struct RunArgs {
     /// Instruction set of the table's scans: scalar or auto
     #[arg(long, value_name = "ISA", default_value = "auto")]
     pub isa: String,
-    /// How tables ask for memory ahead: t0, t1, nta, w, none; auto measures which is best here
+    /// How tables ask for memory ahead: t0, t1, nta, w, none; one for all, or two for lines to be read and to be changed
+    /// (t0,w); auto measures which are best here
     #[arg(long, value_name = "HINT", default_value = "auto")]
     pub prefetch: String,
     /// How packets are spread over workers, where that matters (`skew`): rss, hash or random [default: rss]
@@ -222,7 +223,7 @@ impl RunArgs {
             },
             seed: globals.seed.unwrap_or(DEFAULT_SEED),
             cores: cores.count(),
-            prefetch: Hint::default(),
+            prefetch: Hints::default(),
             isa: known_isa(&self.isa)?,
             steer: known_steer(self.steer.as_deref())?,
         };
@@ -245,7 +246,7 @@ impl RunArgs {
             };
         }
         check_memory(&plan)?;
-        plan.prefetch = self.hint(plan.seed)?;
+        plan.prefetch = self.hints(plan.seed)?;
         Ok(plan)
     }
 
@@ -253,7 +254,7 @@ impl RunArgs {
     pub(super) fn order(&self) -> Result<Order, Error> {
         Ok(Order {
             launches: self.launches_or(1)?,
-            prefetch_asked: launches::asked(&self.prefetch),
+            prefetch_measured: self.prefetch == AUTO,
         })
     }
 
@@ -265,18 +266,35 @@ impl RunArgs {
         }
     }
 
-    fn hint(&self, seed: u64) -> Result<Hint, Error> {
-        if self.prefetch == "auto" {
-            let costs = calibrate::measure(calibrate::LINES, seed);
-            let best = calibrate::best(&costs, Access::Read);
-            return Ok(best.map_or(Hint::default(), |cost| cost.hint));
-        }
-        let hint = Hint::ALL
-            .into_iter()
-            .find(|hint| hint.name() == self.prefetch);
-        let names = Hint::ALL.into_iter().map(Hint::name).chain(["auto"]);
-        hint.ok_or_else(|| unknown("--prefetch", "prefetch hint", &self.prefetch, names))
+    fn hints(&self, seed: u64) -> Result<Hints, Error> {
+        let hints = if self.prefetch == AUTO {
+            Hints::best(&calibrate::measure(calibrate::LINES, seed))
+        } else {
+            match self.prefetch.split_once(',') {
+                None => Hints::same(known_hint(&self.prefetch)?),
+                Some((reading, writing)) => Hints {
+                    reading: known_hint(reading)?,
+                    writing: known_hint(writing)?,
+                },
+            }
+        };
+        // The program of another revision may know of one hint only.
+        let other_program = self.against.against.is_some() || self.against.on_demand;
+        Ok(if other_program {
+            Hints::same(hints.reading)
+        } else {
+            hints
+        })
     }
+}
+
+/// What `--prefetch` takes for hints that are measured.
+const AUTO: &str = "auto";
+
+fn known_hint(word: &str) -> Result<Hint, Error> {
+    let hint = Hint::ALL.into_iter().find(|hint| hint.name() == word);
+    let names = Hint::ALL.into_iter().map(Hint::name).chain([AUTO]);
+    hint.ok_or_else(|| unknown("--prefetch", "prefetch hint", word, names))
 }
 
 /// The table that is run where all of them would not fit.

@@ -103,7 +103,7 @@ pub(super) fn words(plan: &Plan, sizes: &[usize], tables: &[&str], seed: u64) ->
         add("--repeat", repeat.to_string());
     }
     add("--seed", seed.to_string());
-    add("--prefetch", plan.prefetch.name().to_owned());
+    add("--prefetch", plan.prefetch.words());
     add("--isa", plan.isa.name().to_owned());
     if let Some(rate) = rate::asked(&plan.demand) {
         add("--rate", rate);

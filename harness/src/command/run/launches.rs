@@ -6,8 +6,6 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use clashtrack_engine::table::prefetch::Hint;
-
 use super::child::{self, Reply};
 use crate::error::Error;
 use crate::load::Load;
@@ -85,13 +83,4 @@ fn merge(launches: impl Iterator<Item = Vec<RunResult>>) -> Vec<RunResult> {
     rows.iter()
         .filter_map(|row| RunResult::of_launches(row))
         .collect()
-}
-
-/// The hint's name as it was asked for: what a comparison has to know, as `auto` may choose another one each time.
-pub(super) fn asked(prefetch: &str) -> &'static str {
-    let names = Hint::ALL.into_iter().map(Hint::name);
-    names
-        .chain(["auto"])
-        .find(|name| *name == prefetch)
-        .unwrap_or("auto")
 }

@@ -61,7 +61,7 @@ fn in_child(plan: &Plan, case: &Case, table: &str) -> Result<Option<f64>, Error>
         .args(["--connections", &case.connections.to_string()])
         .args(["--batch", &case.batch.to_string()])
         .args(["--l4", case.protocol.name()])
-        .args(["--prefetch", plan.prefetch.name()])
+        .args(["--prefetch", &plan.prefetch.words()])
         .args(["--seed", &case.seed.to_string()])
         .stdin(Stdio::null())
         .output()

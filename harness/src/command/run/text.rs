@@ -65,8 +65,8 @@ fn tuning(tuning: Tuning) -> String {
         None => "huge pages: this system does not tell".to_owned(),
     };
     format!(
-        "prefetch {}, {} scan, {pages}, {} allocator\n\n",
-        tuning.prefetch, tuning.isa, tuning.allocator
+        "prefetch {} to read and {} to write, {} scan, {pages}, {} allocator\n\n",
+        tuning.prefetch, tuning.prefetch_write, tuning.isa, tuning.allocator
     )
 }
 
