@@ -206,6 +206,11 @@ fn expiry_columns() -> Vec<Column> {
             |e| format!("{:.0}", e.longest_pass_us),
         ),
         Column::some(
+            "longest idle pass us",
+            |r| r.expiry,
+            |e| format!("{:.0}", e.longest_idle_pass_us),
+        ),
+        Column::some(
             "pass p99.9 us",
             |r| r.expiry,
             |e| format!("{:.0}", e.pass_p999_us),

@@ -178,6 +178,8 @@ pub struct ExpiryFigures {
     pub longest_pass_us: f64,
     /// 99.9 % of its passes took no longer, in its processor time.
     pub pass_p999_us: f64,
+    /// The longest of its idle passes, which touch no memory: what of the longest pass is the machine's.
+    pub longest_idle_pass_us: f64,
     /// Its longest pass by the wall clock (what other threads took from it included too).
     pub longest_pass_wall_us: f64,
     /// 99.9 % of inserts were done within this time of the moment they were due, while it worked.
@@ -196,6 +198,7 @@ impl ExpiryFigures {
             core_share: expiry.core_share(),
             longest_pass_us: expiry.passes.max() as f64 / 1e3,
             pass_p999_us: expiry.passes.value_at_quantile(0.999) as f64 / 1e3,
+            longest_idle_pass_us: expiry.idle_passes.max() as f64 / 1e3,
             longest_pass_wall_us: expiry.longest_pass_wall.as_secs_f64() * 1e6,
             insert_p999_ns_with: expiry.with.value_at_quantile(0.999),
             insert_p999_ns_without: expiry.without.value_at_quantile(0.999),

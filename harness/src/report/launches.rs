@@ -167,6 +167,7 @@ impl ExpiryFigures {
             core_share: means(|e| e.core_share),
             longest_pass_us: worst(|e| e.longest_pass_us),
             pass_p999_us: worst(|e| e.pass_p999_us),
+            longest_idle_pass_us: worst(|e| e.longest_idle_pass_us),
             longest_pass_wall_us: worst(|e| e.longest_pass_wall_us),
             insert_p999_ns_with: slowest(|e| e.insert_p999_ns_with),
             insert_p999_ns_without: slowest(|e| e.insert_p999_ns_without),

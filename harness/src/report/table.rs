@@ -110,6 +110,9 @@ const RAW_COLUMNS: &[RawColumn] = &[
     ("expiry_pass_p999_us", |r| {
         known(r.expiry.map(|e| e.pass_p999_us))
     }),
+    ("expiry_longest_idle_pass_us", |r| {
+        known(r.expiry.map(|e| e.longest_idle_pass_us))
+    }),
     ("expiry_longest_pass_wall_us", |r| {
         known(r.expiry.map(|e| e.longest_pass_wall_us))
     }),
