@@ -179,13 +179,15 @@ pub(super) struct Pool {
     round_chunks: usize,
 }
 
+/// How far ahead of its allocation a number is named by [`Cache::soon`]: as many take about as long as a line from memory, or
+/// from a core that wrote it.
+const AHEAD: usize = 20;
+
 /// Numbers that one thread has at hand.
 #[derive(Debug, Default)]
 pub(super) struct Cache {
     taking: Vec<u32>,
     giving: Vec<u32>,
-    /// Those from here on in `taking` have been named by [`Cache::soon`].
-    named: usize,
 }
 
 impl Cache {
@@ -194,7 +196,6 @@ impl Cache {
         Cache {
             taking: Vec::with_capacity(2 * CHUNK),
             giving: Vec::with_capacity(2 * CHUNK),
-            named: 0,
         }
     }
 
@@ -202,13 +203,22 @@ impl Cache {
         self.taking.is_empty() && self.giving.is_empty()
     }
 
-    /// The numbers that come within reach with the one just taken: one, or the first of a new chunk. Each is named once.
+    /// The number that is taken after `AHEAD - 1` others.
     #[inline]
-    pub(super) fn soon(&mut self) -> &[u32] {
-        const AHEAD: usize = 20;
-        let from = self.taking.len().saturating_sub(AHEAD);
-        let named = std::mem::replace(&mut self.named, from);
-        self.taking.get(from..named).unwrap_or_default()
+    pub(super) fn soon(&self) -> Option<u32> {
+        let at = self.taking.len().checked_sub(AHEAD)?;
+        self.taking.get(at).copied()
+    }
+
+    /// All that are taken before that one.
+    pub(super) fn very_soon(&self) -> &[u32] {
+        &self.taking[(self.taking.len() + 1).saturating_sub(AHEAD)..]
+    }
+
+    /// A number, if there is one at hand.
+    #[inline]
+    pub(super) fn at_hand(&mut self) -> Option<u32> {
+        self.taking.pop()
     }
 
     /// All numbers in it.
@@ -259,7 +269,6 @@ impl Pool {
             return Some(number);
         }
         self.refill(cache);
-        cache.named = cache.taking.len();
         cache.taking.pop()
     }
 

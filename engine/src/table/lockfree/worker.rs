@@ -335,17 +335,34 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
         if !worker.take_permit() {
             return None;
         }
-        let index = match self.entries.take(&mut worker.entries) {
+        let index = match worker.entries.at_hand() {
             Some(index) => index,
-            None => self.reclaim_entry(worker)?,
+            None => self.next_entries(worker)?,
         };
         // The lines of an entry to come: allocations come in batches, and TCP's tracker is
         // initialised with the entry, under its lock.
-        for &soon in worker.entries.soon() {
-            prefetch(self.write_hint, self.slab.at(soon));
-            prefetch(self.write_hint, self.slab.tracker_at(soon));
+        if let Some(soon) = worker.entries.soon() {
+            self.ask_for_entry(soon);
         }
         Some(self.slab.begin_life(index, 0))
+    }
+
+    #[inline]
+    fn ask_for_entry(&self, index: u32) {
+        prefetch(self.write_hint, self.slab.at(index));
+        prefetch(self.write_hint, self.slab.tracker_at(index));
+    }
+
+    /// An entry of the pool's next chunk, whose first ones nobody has asked for.
+    #[cold]
+    fn next_entries(&self, worker: &mut LockfreeWorker) -> Option<u32> {
+        let Some(index) = self.entries.take(&mut worker.entries) else {
+            return self.reclaim_entry(worker);
+        };
+        for &soon in worker.entries.very_soon() {
+            self.ask_for_entry(soon);
+        }
+        Some(index)
     }
 
     /// Looks for an entry when the pool has none; gives the permit back if there is none.
