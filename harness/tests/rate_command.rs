@@ -78,6 +78,20 @@ fn each_rate_of_a_list_is_a_row_with_percentiles_in_order_and_the_limit_beside_i
     }
 }
 
+/// Aim: launches of a rate are one row whose percentiles are there. Method: what makes them comes from processes, and is kept
+/// from whoever did not ask for it.
+#[test]
+fn launches_of_a_rate_are_one_row_with_percentiles_and_without_histograms() {
+    let words = ["lookup-hit", "--table", "lockfree", "--rate", "20k"];
+    let value = json(&[&words[..], &SMALL, &["--launches", "2"]].concat());
+    let result = &value["results"][0];
+    assert_eq!(result["samples_by_launch"], serde_json::json!([2, 2]));
+    let latency = &result["latency_ns"];
+    let values = ["p50", "p99", "max"].map(|name| number(&latency[name]));
+    assert!(values.is_sorted() && values[0] > 0.0, "{latency}");
+    assert!(result.get("histograms").is_none(), "{result}");
+}
+
 /// Aim: every workload that says so can be offered at a rate, and gives right answers there. Method: each judges itself.
 #[test]
 fn every_workload_that_takes_a_rate_does() {

@@ -10,10 +10,10 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
 use super::run::RunArgs;
-use super::run::against::{self, LAUNCHES, PAIRS, SAMPLE, THRESHOLD, this_program, words_of};
+use super::run::against::{self, AgainstArgs, SAMPLE, Terms, this_program, words_of};
 use super::{Globals, values};
 use crate::against::check::{self, Done, Kind, Settings, State, Tally};
-use crate::against::duel::{Schedule, duel};
+use crate::against::duel::duel;
 use crate::against::side::Side;
 use crate::cli::Format;
 use crate::compare::paired::{self, Row};
@@ -91,8 +91,7 @@ struct Check {
     plan: Plan,
     case: Case,
     table: &'static str,
-    schedule: Schedule,
-    threshold: f64,
+    terms: Terms,
     /// Equals and slowed.
     wanted: [usize; 2],
     at_most: Option<Duration>,
@@ -115,6 +114,10 @@ impl CheckAgainstArgs {
                 Some(settings) if self.prefetch == "auto" => settings.prefetch,
                 _ => self.prefetch.clone(),
             },
+            against: AgainstArgs {
+                threshold: self.threshold.clone(),
+                ..AgainstArgs::default()
+            },
             ..RunArgs::main_job()
         };
         let plan = args.plan(globals, &Cores::available())?;
@@ -128,14 +131,7 @@ impl CheckAgainstArgs {
         Ok(Check {
             case,
             table: plan.tables[0],
-            schedule: Schedule {
-                launches: args.launches_or(LAUNCHES)?,
-                pairs: plan.repeat.unwrap_or(PAIRS),
-            },
-            threshold: match &self.threshold {
-                Some(word) => values::percent("--threshold", word)?,
-                None => THRESHOLD,
-            },
+            terms: Terms::of(&args, &plan)?,
             wanted: [
                 values::size("--equals", &self.equals)?,
                 values::size("--slowed", &self.slowed)?,
@@ -158,10 +154,10 @@ impl Check {
             workers: self.case.workers,
             batch: self.case.batch,
             connections: self.case.connections,
-            launches: self.schedule.launches,
-            pairs: self.schedule.pairs,
+            launches: self.terms.schedule.launches,
+            pairs: self.terms.schedule.pairs,
             sample_ms: self.plan.duration.unwrap_or(SAMPLE).as_secs_f64() * 1e3,
-            threshold: self.threshold,
+            threshold: self.terms.threshold,
             prefetch: self.plan.prefetch.words(),
             revision: machine.revision.map(str::to_owned),
             cpu: machine.cpu,
@@ -187,11 +183,11 @@ impl Check {
             },
         };
         // No two comparisons have a launch's seed in common.
-        let first = number * self.schedule.launches;
+        let first = number * self.terms.schedule.launches;
         let words = |launch| words_of(&self.plan, &self.case, self.table, first + launch);
         let duel = duel(
             [&base, &new],
-            self.schedule,
+            self.terms.schedule,
             words,
             interrupt::flag(),
             || (),
@@ -199,7 +195,7 @@ impl Check {
         let seed = self.plan.seed.wrapping_add(number as u64);
         let row = Row::of(&duel).filter(|_| !duel.interrupted);
         Ok(row.map(|row| {
-            let compared = &paired::compare(&[row], self.threshold, seed)[0];
+            let compared = &paired::compare(&[row], self.terms.threshold, seed)[0];
             Done::of(kind, &duel, compared)
         }))
     }

@@ -145,12 +145,17 @@ fn carry_out(
 ) -> Result<(ExitCode, bool), Error> {
     answers::compare(&plan.tables, plan.seed)?;
     let bar = progress_bar(plan, order, globals);
-    let outcome = if order.launches > 1 {
+    let mut outcome = if order.launches > 1 {
         in_launches(plan, order, &bar)?
     } else {
         here(plan, &bar)?
     };
     bar.finish_and_clear();
+    if !order.with_histograms {
+        for result in &mut outcome.results {
+            result.histograms = None;
+        }
+    }
     warn_of_stalls(&outcome.results);
     if globals.format != Format::Table && !globals.quiet {
         // For people it stands in the text.

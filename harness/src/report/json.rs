@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use clashtrack_engine::stats::ConntrackStats;
 use clashtrack_engine::table::{ChainLengths, HitLines};
 
+use super::histograms::Histograms;
 use super::open_loop::{Latency, OpenLoopFigures};
 use crate::peer;
 use crate::workload::anomaly::Anomalies;
@@ -270,6 +271,9 @@ pub struct RunResult {
     pub open_loop: Option<OpenLoopFigures>,
     /// Numbers of the samples during which steal or foreign load exceeded 5 %.
     pub disturbed_samples: Vec<usize>,
+    /// What percentiles are made of; printed by children alone, for whoever puts launches together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub histograms: Option<Histograms>,
 }
 
 impl RunResult {
@@ -294,6 +298,7 @@ impl RunResult {
         let limit = (!limit.is_empty()).then_some(limit);
         let limit_ns = limit.clone().map(|limit| Spread::of(limit).median);
         let offers = case.workload.kind.confirms();
+        let histograms = Histograms::of(m);
         RunResult {
             workload: case.workload.name,
             table: m.table,
@@ -315,7 +320,7 @@ impl RunResult {
                 .filter(|_| m.open_loop.is_none())
                 .map(|limit| limit / ns_per_op.median),
             ns_per_op,
-            latency_ns: latency(m),
+            latency_ns: histograms.as_ref().map(|h| h.latencies.latency()),
             latency_of: "operation",
             bytes_per_connection: m.bytes_per_connection,
             two_line_hits: m.hit_lines.map(HitLines::share_in_two),
@@ -334,19 +339,9 @@ impl RunResult {
             disturbed_samples: (0..m.samples.len())
                 .filter(|&i| m.samples[i].disturbed)
                 .collect(),
+            histograms,
         }
     }
-}
-
-/// Latencies, where something was due at a known moment.
-fn latency(m: &Measurement) -> Option<Latency> {
-    if let Some(open) = &m.open_loop {
-        return Some(Latency::of(&open.offered.latencies));
-    }
-    let expiry = m.expiry.as_ref()?;
-    let mut all = expiry.with.clone();
-    all += &expiry.without;
-    Some(Latency::of(&all))
 }
 
 impl Accounting {

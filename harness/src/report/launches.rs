@@ -1,14 +1,16 @@
 //! Results of one row from several launches, made one.
 //!
-//! Samples are put one behind the other, counts are added. What cannot be pooled from summaries is the worst of the
-//! launches where a bad value matters (percentiles, pauses), else their mean.
+//! Samples are put one behind the other, counts are added, and percentiles are those of all that the launches recorded,
+//! put together. What cannot be pooled from summaries is the worst of the launches where a bad value matters (pauses), else
+//! their mean.
 
 use clashtrack_engine::stats::ConntrackStats;
 
+use super::histograms::{Histograms, Recorded};
 use super::json::{
     Accounting, ClashFigures, Counters, ExpiryFigures, Maintenance, RunResult, Spread, StallFigures,
 };
-use super::open_loop::{Latency, OpenLoopFigures};
+use super::open_loop::OpenLoopFigures;
 use crate::workload::measure::UNSURE_BELOW;
 
 impl RunResult {
@@ -43,6 +45,8 @@ impl RunResult {
         launches[1..]
             .iter()
             .for_each(|r| anomalies.add(r.anomalies));
+        let histograms = each(launches, |r| r.histograms.as_ref());
+        let histograms = histograms.map(|all| Histograms::of_launches(&all));
         Some(RunResult {
             samples_by_launch: launches.iter().map(|r| r.ns_per_op.samples.len()).collect(),
             open_loop: OpenLoopFigures::of_launches(launches, &ops_per_s),
@@ -53,7 +57,7 @@ impl RunResult {
             ns_per_op,
             limit_ns,
             limit_samples_ns,
-            latency_ns: each(launches, |r| r.latency_ns).map(|all| Latency::worst(&all)),
+            latency_ns: histograms.as_ref().map(|h| h.latencies.latency()),
             bytes_per_connection: each(launches, |r| r.bytes_per_connection).map(|all| mean(&all)),
             two_line_hits: each(launches, |r| r.two_line_hits).map(|all| mean(&all)),
             recycle_stalled: launches.iter().map(|r| r.recycle_stalled).sum(),
@@ -69,15 +73,19 @@ impl RunResult {
                 passes: all.iter().map(|m| m.passes).sum(),
             }),
             stall: each(launches, |r| r.stall).map(|all| StallFigures::of_launches(&all)),
-            expiry: each(launches, |r| r.expiry).map(|all| ExpiryFigures::of_launches(&all)),
+            expiry: ExpiryFigures::of_launches(launches, histograms.as_ref()),
             disturbed_samples,
+            histograms,
             ..first.clone()
         })
     }
 }
 
 /// A figure of each launch; `None` unless all have it.
-fn each<V>(launches: &[RunResult], figure: impl Fn(&RunResult) -> Option<V>) -> Option<Vec<V>> {
+fn each<'a, V>(
+    launches: &'a [RunResult],
+    figure: impl Fn(&'a RunResult) -> Option<V>,
+) -> Option<Vec<V>> {
     launches.iter().map(figure).collect()
 }
 
@@ -158,29 +166,36 @@ impl StallFigures {
 }
 
 impl ExpiryFigures {
-    fn of_launches(all: &[ExpiryFigures]) -> ExpiryFigures {
+    fn of_launches(
+        launches: &[RunResult],
+        histograms: Option<&Histograms>,
+    ) -> Option<ExpiryFigures> {
+        let all: Vec<ExpiryFigures> = each(launches, |r| r.expiry)?;
+        let recorded = histograms?.expiry.as_ref()?;
+        let p999 = |of: &Recorded| of.latency().p999;
         let means =
             |figure: fn(&ExpiryFigures) -> f64| mean(&all.iter().map(figure).collect::<Vec<_>>());
         let worst = |figure: fn(&ExpiryFigures) -> f64| all.iter().map(figure).fold(0.0, f64::max);
-        let slowest = |figure: fn(&ExpiryFigures) -> u64| all.iter().map(figure).max().unwrap_or(0);
-        ExpiryFigures {
+        Some(ExpiryFigures {
             core_share: means(|e| e.core_share),
             longest_pass_us: worst(|e| e.longest_pass_us),
-            pass_p999_us: worst(|e| e.pass_p999_us),
+            pass_p999_us: p999(&recorded.passes) as f64 / 1e3,
             longest_idle_pass_us: worst(|e| e.longest_idle_pass_us),
             longest_pass_wall_us: worst(|e| e.longest_pass_wall_us),
-            insert_p999_ns_with: slowest(|e| e.insert_p999_ns_with),
-            insert_p999_ns_without: slowest(|e| e.insert_p999_ns_without),
+            insert_p999_ns_with: p999(&recorded.with),
+            insert_p999_ns_without: p999(&recorded.without),
             offered_per_s: means(|e| e.offered_per_s),
             left_over: all.iter().map(|e| e.left_over).sum(),
-        }
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::workload::{Plan, WORKLOADS, measure};
+    use crate::workload::open_loop::OpenLoop;
+    use crate::workload::pace::Offered;
+    use crate::workload::{Measurement, Plan, WORKLOADS, lookup_hit, measure};
     use std::sync::atomic::AtomicBool;
     use std::time::Duration;
 
@@ -213,5 +228,36 @@ mod tests {
             assert_eq!(RunResult::of_launches(&[one.clone()]), Some(one));
         }
         assert_eq!(RunResult::of_launches(&[]), None);
+    }
+
+    fn offered(values: std::ops::RangeInclusive<u64>) -> RunResult {
+        let mut recorded = Offered::nothing();
+        values.for_each(|value| recorded.latencies.saturating_record(value));
+        let plan = Plan::new(&[lookup_hit::WORKLOAD], &["lockfree"]);
+        let mut measurement = Measurement::new(plan.cases()[0], "lockfree");
+        measurement.open_loop = Some(OpenLoop {
+            rate: Some(1e6),
+            offered: recorded,
+            found: None,
+        });
+        RunResult::of(&measurement)
+    }
+
+    /// Aim: a percentile of several launches is one of all their operations, however few the slow launch had. Method: 900
+    /// operations of up to 900 ns and 100 of up to 1000 ns, whose union is each of 1 to 1000 ns once.
+    #[test]
+    fn percentiles_of_launches_are_those_of_all_their_operations() {
+        let (fast, slow, union) = (offered(1..=900), offered(901..=1000), offered(1..=1000));
+        let both = RunResult::of_launches(&[fast.clone(), slow.clone()]).expect("a result");
+        assert_eq!(both.latency_ns, union.latency_ns);
+        let latency = both.latency_ns.expect("known");
+        assert_eq!((latency.p50, latency.p90, latency.max), (500, 900, 1000));
+        // Of launches that recorded nothing nobody knows.
+        let unknown = RunResult {
+            histograms: None,
+            ..slow
+        };
+        let both = RunResult::of_launches(&[fast, unknown]).expect("a result");
+        assert_eq!(both.latency_ns, None);
     }
 }

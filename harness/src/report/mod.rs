@@ -7,6 +7,7 @@ pub mod envelope;
 pub mod grid;
 pub mod growth;
 pub mod hardware;
+pub mod histograms;
 pub mod json;
 mod launches;
 pub mod machine;

@@ -38,20 +38,6 @@ impl Latency {
             max: value(Percentile::Max),
         }
     }
-
-    /// Each percentile's worst: all launches together are not slower.
-    #[must_use]
-    pub fn worst(all: &[Latency]) -> Latency {
-        let worst = |figure: fn(&Latency) -> u64| all.iter().map(figure).max().unwrap_or(0);
-        Latency {
-            p50: worst(|l| l.p50),
-            p90: worst(|l| l.p90),
-            p99: worst(|l| l.p99),
-            p999: worst(|l| l.p999),
-            p9999: worst(|l| l.p9999),
-            max: worst(|l| l.max),
-        }
-    }
 }
 
 /// What a table did when operations were offered at a rate.

@@ -18,6 +18,7 @@ use super::lookup::LookupContender;
 use super::measure::{Contender, Entrant, Measurement, Sample, is_raised};
 use super::mixed::MixedContender;
 use super::new_flows::NewFlowsContender;
+use super::open_loop::Conditions;
 use super::packets::PacketsContender;
 use super::race::TableRace;
 use super::stall::StallContender;
@@ -167,15 +168,15 @@ impl Contest {
     }
 
     /// A sample of the limit alone; `None` where there is no limit, or it was interrupted.
-    pub(super) fn limit_sample(
-        &mut self,
-        duration: Duration,
-        cores: &Cores,
-        interrupted: &AtomicBool,
-    ) -> Option<Sample> {
+    pub(super) fn limit_sample(&mut self, conditions: Conditions<'_>) -> Option<Sample> {
+        let Conditions {
+            case,
+            cores,
+            interrupted,
+        } = conditions;
         let (limit, _) = self.limit.as_mut()?;
         let mut sum = Sample::NOTHING;
-        while sum.elapsed < duration && !is_raised(interrupted) {
+        while sum.elapsed < case.duration && !is_raised(interrupted) {
             let round = limit.round(cores, interrupted);
             // Clocks are coarse on some systems: a round that took no time at all must not go on for ever.
             sum.elapsed += round.elapsed.max(Duration::from_micros(1));

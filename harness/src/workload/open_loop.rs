@@ -224,23 +224,16 @@ impl Contest {
         conditions: Conditions<'_>,
         mut step: impl FnMut(&'static str),
     ) -> Vec<Measurement> {
-        let Conditions {
-            case,
-            cores,
-            interrupted,
-        } = conditions;
+        let case = conditions.case;
         let mut measurements: Vec<Measurement> = self
-            .entrants
-            .iter_mut()
-            .map(|(contender, blank)| {
-                contender.reset();
-                let mut measurement = blank.clone();
-                measurement.open_loop = Some(OpenLoop {
+            .reset()
+            .map(|blank| Measurement {
+                open_loop: Some(OpenLoop {
                     rate: Some(rate),
                     offered: Offered::nothing(),
                     found: None,
-                });
-                measurement
+                }),
+                ..blank.clone()
             })
             .collect();
         for _ in 0..case.samples() {
@@ -255,7 +248,7 @@ impl Contest {
                     step(measurement.table);
                 }
             }
-            let limit = self.limit_sample(case.duration, cores, interrupted);
+            let limit = self.limit_sample(conditions);
             measurements
                 .iter_mut()
                 .for_each(|measurement| measurement.limit.extend(limit));
@@ -270,35 +263,31 @@ impl Contest {
         conditions: Conditions<'_>,
         mut step: impl FnMut(&'static str),
     ) -> Vec<Measurement> {
-        let Conditions {
-            case,
-            cores,
-            interrupted,
-        } = conditions;
         // What each can do when nobody waits is where the search begins, and when the limit has its turn.
         contest::sample(
             std::slice::from_mut(self),
-            case.duration,
-            cores,
-            interrupted,
+            conditions.case.duration,
+            conditions.cores,
+            conditions.interrupted,
         );
         let limit = self
             .limit
             .as_mut()
             .map(|(_, samples)| std::mem::take(samples));
         let mut searches: Vec<Option<Searching>> = self
-            .entrants
-            .iter_mut()
-            .map(|(contender, measurement)| {
+            .reset()
+            .map(|measurement| {
                 let closed = measurement.samples.pop()?;
-                contender.reset();
                 Some(Searching::new(goal, closed, measurement))
             })
             .collect();
         loop {
             let mut over = true;
             for ((contender, _), search) in self.entrants.iter_mut().zip(&mut searches) {
-                if let Some(search) = search.as_mut().filter(|_| !is_raised(interrupted)) {
+                if let Some(search) = search
+                    .as_mut()
+                    .filter(|_| !is_raised(conditions.interrupted))
+                {
                     let tried = search.try_next(&mut **contender, conditions);
                     over &= !tried;
                     if tried {
@@ -320,6 +309,14 @@ impl Contest {
             });
         let measurements = measurements.collect();
         self.counted(measurements)
+    }
+
+    /// Every table's contender counts from 0 on; what the contest has of each.
+    fn reset(&mut self) -> impl Iterator<Item = &mut Measurement> {
+        self.entrants.iter_mut().map(|(contender, measurement)| {
+            contender.reset();
+            measurement
+        })
     }
 
     /// With each table's counters; without those that were not measured.

@@ -41,11 +41,11 @@ pub struct AgainstArgs {
 }
 
 /// Slower by more than this is too slow, unless `--threshold` says otherwise.
-pub(crate) const THRESHOLD: f64 = 0.03;
+const THRESHOLD: f64 = 0.03;
 /// Fresh processes of each side, unless `--launches` says otherwise.
-pub(crate) const LAUNCHES: usize = 5;
+const LAUNCHES: usize = 5;
 /// Pairs of samples of a launch, unless `--repeat` says otherwise.
-pub(crate) const PAIRS: usize = 20;
+const PAIRS: usize = 20;
 /// Time of a sample, unless `--duration` says otherwise: many short ones in turns tell more than a few long ones.
 pub(crate) const SAMPLE: Duration = Duration::from_millis(10);
 /// The table that is compared unless others are named: what changes between revisions is the engine.
@@ -104,12 +104,37 @@ struct Config<'a> {
     pinned: bool,
 }
 
+/// How samples of two sides are compared: what was asked for, else this comparison's own defaults.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Terms {
+    pub(crate) threshold: f64,
+    pub(crate) schedule: Schedule,
+}
+
+impl Terms {
+    /// Of arguments and the plan that was made of them.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for a threshold or a number of launches that is none.
+    pub(crate) fn of(args: &RunArgs, plan: &Plan) -> Result<Terms, Error> {
+        Ok(Terms {
+            threshold: match &args.against.threshold {
+                Some(word) => values::percent("--threshold", word)?,
+                None => THRESHOLD,
+            },
+            schedule: Schedule {
+                launches: args.launches_or(LAUNCHES)?,
+                pairs: plan.repeat.unwrap_or(PAIRS),
+            },
+        })
+    }
+}
+
 /// What is compared, with all of it resolved.
 #[derive(Debug)]
 struct Plans<'a> {
     plan: &'a Plan,
-    threshold: f64,
-    schedule: Schedule,
+    terms: Terms,
 }
 
 /// Builds the other revision, measures both, and prints.
@@ -125,14 +150,7 @@ pub(super) fn run(
 ) -> Result<ExitCode, Error> {
     let plans = Plans {
         plan,
-        threshold: match &args.against.threshold {
-            Some(word) => values::percent("--threshold", word)?,
-            None => THRESHOLD,
-        },
-        schedule: Schedule {
-            launches: args.launches_or(LAUNCHES)?,
-            pairs: plan.repeat.unwrap_or(PAIRS),
-        },
+        terms: Terms::of(args, plan)?,
     };
     let (commit, program) = revision::program_of(against, |commit| tell_building(commit, globals))?;
     let base = Side {
@@ -146,14 +164,14 @@ pub(super) fn run(
         .into_iter()
         .flat_map(|case| plan.tables.iter().map(move |&table| (case, table)))
         .collect();
-    let bar = progress_bar(&rows, plans.schedule, globals);
+    let bar = progress_bar(&rows, plans.terms.schedule, globals);
     let mut duels = Vec::new();
     for (case, table) in &rows {
         bar.set_message(format!("{} on {table}", case.workload.name));
         let words = |launch| words_of(plan, case, table, launch);
         let one = duel(
             [&base, &new],
-            plans.schedule,
+            plans.terms.schedule,
             words,
             interrupt::flag(),
             || {
@@ -240,7 +258,7 @@ fn print(
     globals: &Globals,
 ) -> Result<ExitCode, Error> {
     let rows: Vec<Row<'_>> = duels.iter().filter_map(Row::of).collect();
-    let compared = paired::compare(&rows, plans.threshold, plans.plan.seed);
+    let compared = paired::compare(&rows, plans.terms.threshold, plans.plan.seed);
     let interrupted = duels.iter().any(|duel| duel.interrupted);
     match globals.format {
         Format::Json => {
@@ -286,12 +304,12 @@ fn envelope<'a>(
         against,
         base_revision,
         new_revision,
-        threshold: plans.threshold,
+        threshold: plans.terms.threshold,
         confidence: 1.0 - FALSE_ALARMS,
         correction: "holm",
         launch_sd: PAIRED_LAUNCH_SD,
-        launches: plans.schedule.launches,
-        pairs: plans.schedule.pairs,
+        launches: plans.terms.schedule.launches,
+        pairs: plans.terms.schedule.pairs,
         prefetch: plan.prefetch.reading.name(),
         prefetch_write: plan.prefetch.writing.name(),
         isa: plan.isa.resolved().name(),
@@ -329,7 +347,7 @@ fn notes(plans: &Plans<'_>, duels: &[Duel], compared: &[Compared]) -> String {
     let [base, new] = revisions(duels);
     let mut text = format!(
         "\nratio: time of an operation, this program ({new}) / revision {base}, above 1 is slower; threshold {:.1} %.\n",
-        plans.threshold * 100.0
+        plans.terms.threshold * 100.0
     );
     if new.ends_with("+changes") {
         text.push_str("+changes: this program was built with changes that are not committed.\n");
@@ -340,8 +358,8 @@ fn notes(plans: &Plans<'_>, duels: &[Duel], compared: &[Compared]) -> String {
     text.push_str(&format!(
         "Samples of both were taken in turns, {} pairs in each of {} launches of both; intervals hold together at {:.0} % (Holm's \
          correction).\n",
-        plans.schedule.pairs,
-        plans.schedule.launches,
+        plans.terms.schedule.pairs,
+        plans.terms.schedule.launches,
         (1.0 - FALSE_ALARMS) * 100.0
     ));
     let sum = |count: fn(&Compared) -> usize| compared.iter().map(count).sum::<usize>();
@@ -433,10 +451,12 @@ mod tests {
         let plan = Plan::new(&[lookup_hit::WORKLOAD], &["lockfree"]);
         let plans = Plans {
             plan: &plan,
-            threshold: THRESHOLD,
-            schedule: Schedule {
-                launches: 2,
-                pairs: 3,
+            terms: Terms {
+                threshold: THRESHOLD,
+                schedule: Schedule {
+                    launches: 2,
+                    pairs: 3,
+                },
             },
         };
         let subject = Subject {

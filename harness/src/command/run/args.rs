@@ -87,6 +87,8 @@ pub(super) struct Order {
     pub(super) launches: usize,
     /// `--prefetch auto`.
     pub(super) prefetch_measured: bool,
+    /// `--with-histograms`.
+    pub(super) with_histograms: bool,
 }
 
 /// What `run` takes.
@@ -139,6 +141,9 @@ pub struct RunArgs {
     /// For `churn` alone, in a process of its own: print the growth of memory a connection
     #[arg(long, hide = true)]
     pub memory_only: bool,
+    /// In a process whose results are put together with others': print what percentiles are made of
+    #[arg(long, hide = true)]
+    pub with_histograms: bool,
     /// Comparing with another revision.
     #[command(flatten)]
     pub against: AgainstArgs,
@@ -163,6 +168,7 @@ impl RunArgs {
             rate: RateArgs::default(),
             save: SaveArgs::default(),
             memory_only: false,
+            with_histograms: false,
             against: AgainstArgs::default(),
         }
     }
@@ -255,6 +261,7 @@ impl RunArgs {
         Ok(Order {
             launches: self.launches_or(1)?,
             prefetch_measured: self.prefetch == AUTO,
+            with_histograms: self.with_histograms,
         })
     }
 

@@ -47,7 +47,7 @@ impl ReplyMachine {
     }
 }
 
-/// Starts this command with these words and waits for it. `what` says in an error what was to be done.
+/// Starts this command with these words, asks it for its histograms too, and waits for it. `what` says in an error what was to be done.
 ///
 /// # Errors
 /// [`Error::Environment`] when it cannot be started, or fails.
@@ -59,6 +59,7 @@ pub(super) fn run(what: &str, words: &[String]) -> Result<Reply, Error> {
     let program = std::env::current_exe().map_err(|error| failed(error.to_string()))?;
     let output = Command::new(program)
         .args(words)
+        .arg("--with-histograms")
         .stdin(Stdio::null())
         .output()
         .map_err(|error| failed(error.to_string()))?;
@@ -68,7 +69,7 @@ pub(super) fn run(what: &str, words: &[String]) -> Result<Reply, Error> {
         return Err(failed(format!("{}: {}", output.status, said.trim())));
     }
     let text = String::from_utf8(output.stdout).map_err(|error| failed(error.to_string()))?;
-    // Names in a result are static: the few kilobytes of a child's answer stay as long as this process.
+    // Names in a result are static: a child's answer, some kilobytes a row, stays as long as this process.
     let text: &'static str = Box::leak(text.into_boxed_str());
     serde_json::from_str(text).map_err(|error| failed(error.to_string()))
 }
