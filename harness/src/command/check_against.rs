@@ -15,6 +15,7 @@ use super::{Globals, values};
 use crate::against::check::{self, Done, Kind, Settings, State, Tally};
 use crate::against::duel::duel;
 use crate::against::side::Side;
+use crate::calibrate::Hints;
 use crate::cli::Format;
 use crate::compare::paired::{self, Row};
 use crate::error::{EXIT_INTERRUPTED, EXIT_NO, Error};
@@ -80,7 +81,7 @@ pub struct CheckAgainstArgs {
     /// Fresh processes of each side, a comparison [default: 5]
     #[arg(long, value_name = "N")]
     pub launches: Option<String>,
-    /// How the table asks for memory ahead: t0, t1, nta, w, none, or two of them as `run` takes them; auto measures once, and goes on with what the file has
+    /// How the table asks for memory ahead: t0, t1, nta, w, none; auto measures once, and goes on with what the file has
     #[arg(long, value_name = "HINT", default_value = "auto")]
     pub prefetch: String,
 }
@@ -120,7 +121,9 @@ impl CheckAgainstArgs {
             },
             ..RunArgs::main_job()
         };
-        let plan = args.plan(globals, &Cores::available())?;
+        let mut plan = args.plan(globals, &Cores::available())?;
+        // As both sides are started: with one hint for all.
+        plan.prefetch = Hints::same(plan.prefetch.reading);
         let [case] = plan.cases()[..] else {
             return Err(Error::Argument {
                 flag: "WORKLOAD",
