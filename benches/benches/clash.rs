@@ -9,6 +9,7 @@ use std::hint::black_box;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use clashtrack::calibrate::Hints;
 use clashtrack::peer::striped::StripedTable;
 use clashtrack::workload::clash::{CLASH, ClashWorkload};
 use clashtrack::workload::clash_nat::CLASH_NAT;
@@ -21,7 +22,6 @@ use clashtrack_engine::table::FlowTable;
 use clashtrack_engine::table::key::KeyV4;
 use clashtrack_engine::table::lockfree::{Isa, LockfreeTable};
 use clashtrack_engine::table::mutex::MutexTable;
-use clashtrack_engine::table::prefetch::Hint;
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
 
@@ -40,7 +40,7 @@ fn race<T: FlowTable<KeyV4> + 'static>(
         batch: 32,
         flows: FLOWS,
         seed: 1,
-        prefetch: Hint::default(),
+        prefetch: Hints::default(),
         isa: Isa::Auto,
     };
     let mut race = TableRace::<T>::new(config);

@@ -7,7 +7,7 @@
 //!   ─▶ one Measurement a case and table
 //! ```
 //! Interleaving makes a change of the machine's speed hit all tables alike, and the limit too; and one worker as it hits two,
-//! so that how a table scales is not what the machine did meanwhile. The rounds are [`contest`](super::contest)'s.
+//! so that how a table scales is not what the machine did meanwhile. The rounds are `contest`'s.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
