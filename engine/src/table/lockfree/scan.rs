@@ -378,11 +378,11 @@ mod vector {
         fn candidates(bucket: &Bucket, hash: u64, used: usize) -> Candidates {
             crate::sync::seen(bucket);
             let (low, high): (u64, u64);
-            // SAFETY: reads the 64 bytes of the bucket, which is aligned to them, and changes the
-            // named registers alone. The instructions exist: whoever chose this matcher asked.
             // `readonly`: the compiler may move it across other plain reads, but not up across an
             // acquire load and not across a fence, so it stays within the lookup; what it says
             // of a slot is read again by an acquire load before anything is believed.
+            // SAFETY: reads the 64 bytes of the bucket, which is aligned to them, and changes the
+            // named registers alone. The instructions exist: whoever chose this matcher asked.
             unsafe {
                 asm!(
                     "vpbroadcastw ymm0, {hash}",
@@ -413,10 +413,10 @@ mod vector {
             }
             crate::sync::seen(entry);
             let lanes: u32;
-            // SAFETY: reads 16 bytes of the key and 32 of the entry, where its two keys are side by side
-            // (asserted above), and changes the named registers alone; the instructions exist. The
-            // entry's words may be written at the same time: each is then the old or the new one, as an
+            // The entry's words may be written at the same time: each is then the old or the new one, as an
             // atomic load would give it, and the state that was loaded before says whether it counts.
+            // SAFETY: reads 16 bytes of the key and 32 of the entry, where its two keys are side by side
+            // (asserted above), and changes the named registers alone; the instructions exist.
             unsafe {
                 asm!(
                     "vbroadcasti128 ymm0, [{key}]",
