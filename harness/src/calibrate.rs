@@ -136,12 +136,11 @@ const ALIKE: f64 = 1.1;
 /// give them up, which this hint asks for beforehand.
 fn best_to_write(costs: &[Cost]) -> Option<Cost> {
     let best = best(costs, Access::Write)?;
-    let own = costs
-        .iter()
-        .filter(|cost| cost.access == Access::Write && cost.hint == Hint::Write);
-    let own = own.min_by(|a, b| a.ns_per_line.total_cmp(&b.ns_per_line));
+    let own = cheapest(costs, |cost| {
+        cost.access == Access::Write && cost.hint == Hint::Write
+    });
     Some(match own {
-        Some(own) if own.ns_per_line <= best.ns_per_line * ALIKE => *own,
+        Some(own) if own.ns_per_line <= best.ns_per_line * ALIKE => own,
         _ => best,
     })
 }
@@ -149,8 +148,12 @@ fn best_to_write(costs: &[Cost]) -> Option<Cost> {
 /// The hint with the smallest cost for this access, at whatever number of lines under way.
 #[must_use]
 pub fn best(costs: &[Cost], access: Access) -> Option<Cost> {
-    let of_access = costs.iter().filter(|cost| cost.access == access);
-    of_access
+    cheapest(costs, |cost| cost.access == access)
+}
+
+fn cheapest(costs: &[Cost], fits: impl Fn(&Cost) -> bool) -> Option<Cost> {
+    let fitting = costs.iter().filter(|cost| fits(cost));
+    fitting
         .min_by(|a, b| a.ns_per_line.total_cmp(&b.ns_per_line))
         .copied()
 }

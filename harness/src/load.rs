@@ -38,6 +38,14 @@ pub struct Ticks {
 }
 
 impl Ticks {
+    /// Whether figures taken since `begun` deserve a mark; never where the system does not tell.
+    #[must_use]
+    pub fn disturbed_since(begun: Option<Ticks>) -> bool {
+        begun
+            .and_then(|begun| Ticks::now()?.since(&begun))
+            .is_some_and(|load| load.disturbs())
+    }
+
     /// Reads them now; `None` where the system does not tell.
     #[must_use]
     pub fn now() -> Option<Ticks> {

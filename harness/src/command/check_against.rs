@@ -9,13 +9,12 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
-use super::run::RunArgs;
 use super::run::against::{self, AgainstArgs, SAMPLE, Terms, this_program, words_of};
+use super::run::{AUTO, RunArgs};
 use super::{Globals, values};
 use crate::against::check::{self, Done, Kind, Settings, State, Tally};
 use crate::against::duel::duel;
 use crate::against::side::Side;
-use crate::calibrate::Hints;
 use crate::cli::Format;
 use crate::compare::paired::{self, Row};
 use crate::error::{EXIT_INTERRUPTED, EXIT_NO, Error};
@@ -112,7 +111,7 @@ impl CheckAgainstArgs {
             launches: self.launches.clone(),
             prefetch: match before {
                 // Measured again, it might come out otherwise.
-                Some(settings) if self.prefetch == "auto" => settings.prefetch,
+                Some(settings) if self.prefetch == AUTO => settings.prefetch,
                 _ => self.prefetch.clone(),
             },
             against: AgainstArgs {
@@ -121,9 +120,7 @@ impl CheckAgainstArgs {
             },
             ..RunArgs::main_job()
         };
-        let mut plan = args.plan(globals, &Cores::available())?;
-        // As both sides are started: with one hint for all.
-        plan.prefetch = Hints::same(plan.prefetch.reading);
+        let plan = args.plan(globals, &Cores::available())?;
         let [case] = plan.cases()[..] else {
             return Err(Error::Argument {
                 flag: "WORKLOAD",
@@ -161,7 +158,7 @@ impl Check {
             pairs: self.terms.schedule.pairs,
             sample_ms: self.plan.duration.unwrap_or(SAMPLE).as_secs_f64() * 1e3,
             threshold: self.terms.threshold,
-            prefetch: self.plan.prefetch.words(),
+            prefetch: self.plan.prefetch.reading.name().to_owned(),
             revision: machine.revision.map(str::to_owned),
             cpu: machine.cpu,
         }

@@ -18,6 +18,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
+pub(super) use self::args::AUTO;
 use self::args::Order;
 pub use self::args::{DEFAULT_SEED, RunArgs};
 pub use self::save::SaveArgs;
@@ -276,7 +277,7 @@ fn config<'a>(plan: &'a Plan, order: Order, cores: &Cores, outcome: &Outcome) ->
         prefetch: plan.prefetch.reading.name(),
         prefetch_write: plan.prefetch.writing.name(),
         prefetch_asked: if order.prefetch_measured {
-            "auto".to_owned()
+            AUTO.to_owned()
         } else {
             plan.prefetch.words()
         },

@@ -299,9 +299,12 @@ impl fmt::Display for Difference {
 const MACHINE: [&str; 4] = ["cpu", "vcpus", "kernel", "page_bytes"];
 
 /// The settings whose values are measured when they were left to the machine.
-const MEASURED: [&str; 2] = ["prefetch", "prefetch_write"];
-/// Says whether they were.
-const MEASURED_IF: &str = "prefetch_asked";
+pub(crate) const MEASURED: [&str; 2] = ["prefetch", "prefetch_write"];
+
+/// Whether they were.
+pub(crate) fn left_to_the_machine(config: &Map<String, Value>) -> bool {
+    config.get("prefetch_asked") == Some(&Value::from("auto"))
+}
 
 /// What forbids a comparison, and what is only worth telling.
 ///
@@ -328,8 +331,7 @@ pub fn differences(base: &ResultFile, new: &ResultFile) -> (Vec<Difference>, Vec
         }
     }
     // Both left it to the machine, which chose twice: no setting differs.
-    let left = |file: &ResultFile| file.config.get(MEASURED_IF) == Some(&Value::from("auto"));
-    let measured = left(base) && left(new);
+    let measured = left_to_the_machine(&base.config) && left_to_the_machine(&new.config);
     for (field, was, is) in fields(&base.config, &new.config) {
         let found = difference(format!("config.{field}"), was, is);
         let one_sided = !base.config.contains_key(field) || !new.config.contains_key(field);

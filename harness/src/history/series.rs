@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use super::change::{self, POINTS_MIN};
 use super::metric::{Better, Metric, by_name};
 use super::store::Saved;
+use crate::compare::file::{MEASURED, left_to_the_machine};
 use crate::report::json::Spread;
 
 /// What a result is of.
@@ -226,9 +227,8 @@ fn settings(config: &Value) -> Map<String, Value> {
     let mut settings = config.as_object().cloned().unwrap_or_default();
     settings.retain(|name, _| !FREE.contains(&name.as_str()));
     // What the machine chose is no setting.
-    if config["prefetch_asked"] == "auto" {
-        settings.remove("prefetch");
-        settings.remove("prefetch_write");
+    if left_to_the_machine(&settings) {
+        settings.retain(|name, _| !MEASURED.contains(&name.as_str()));
     }
     settings
 }

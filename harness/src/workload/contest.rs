@@ -85,9 +85,7 @@ pub(super) fn sample(
             break;
         }
     }
-    let disturbed = begun
-        .and_then(|begun| Ticks::now()?.since(&begun))
-        .is_some_and(|load| load.disturbs());
+    let disturbed = Ticks::disturbed_since(begun);
     contests
         .iter_mut()
         .for_each(|contest| contest.keep(disturbed));

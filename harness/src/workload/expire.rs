@@ -192,9 +192,14 @@ impl Clock {
         self.whole / SLOTS
     }
 
-    /// Does expiry work at this moment? The first slot is one of rest, the last one of work.
+    /// Does expiry work at this moment?
     fn is_at_work(&self, elapsed: Duration) -> bool {
-        (elapsed.as_nanos() / self.slot().as_nanos().max(1)) % 2 == 1
+        Clock::is_of_work(elapsed.as_nanos() / self.slot().as_nanos().max(1))
+    }
+
+    /// Does expiry work in this slot? The first one is one of rest, the last one of work.
+    fn is_of_work(slot: u128) -> bool {
+        slot % 2 == 1
     }
 }
 
@@ -430,7 +435,7 @@ fn reap<T: FlowTable<KeyV4>>(
     let turns_per_ns = turns_per_ns();
     for slot in 1..SLOTS {
         let begun = thread_time();
-        if slot % 2 == 0 {
+        if !Clock::is_of_work(slot.into()) {
             let turns = (seen.passes.mean() * turns_per_ns) as u64;
             walk(capacity, slot, clock, crew, |from, _| {
                 let (took, ()) = timed(|| idle(turns));

@@ -342,35 +342,35 @@ fn measure_all(
             }
             resident = resident.or_else(Resident::now);
             let mut step = |table| step(first.workload.name, table);
-            if plan.demand == Demand::AsFastAsPossible {
-                for _ in 0..first.samples() {
-                    if stopped() {
-                        break;
-                    }
-                    contest::sample(&mut contests, first.enough(), &cores, interrupted);
-                    for contest in &contests {
-                        contest.names().for_each(&mut step);
-                    }
-                }
-                measurements.extend(contests.into_iter().flat_map(Contest::finish));
-                continue;
-            }
-            for (contest, case) in contests.iter_mut().zip(&group) {
-                let conditions = Conditions {
-                    case,
-                    cores: &cores,
-                    interrupted,
-                };
-                match &plan.demand {
-                    Demand::AsFastAsPossible => unreachable!("measured above"),
-                    Demand::Rates(rates) => {
-                        for &rate in rates {
-                            let at_rate = contest.at_rate(rate as f64, conditions, &mut step);
-                            measurements.extend(at_rate);
+            let conditions = |case| Conditions {
+                case,
+                cores: &cores,
+                interrupted,
+            };
+            match &plan.demand {
+                Demand::AsFastAsPossible => {
+                    for _ in 0..first.samples() {
+                        if stopped() {
+                            break;
+                        }
+                        contest::sample(&mut contests, first.enough(), &cores, interrupted);
+                        for contest in &contests {
+                            contest.names().for_each(&mut step);
                         }
                     }
-                    Demand::Highest(goal) => {
-                        measurements.extend(contest.highest(*goal, conditions, &mut step));
+                    measurements.extend(contests.into_iter().flat_map(Contest::finish));
+                }
+                Demand::Rates(rates) => {
+                    for (contest, case) in contests.iter_mut().zip(&group) {
+                        for &rate in rates {
+                            let rate = rate as f64;
+                            measurements.extend(contest.at_rate(rate, conditions(case), &mut step));
+                        }
+                    }
+                }
+                Demand::Highest(goal) => {
+                    for (contest, case) in contests.iter_mut().zip(&group) {
+                        measurements.extend(contest.highest(*goal, conditions(case), &mut step));
                     }
                 }
             }

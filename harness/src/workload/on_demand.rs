@@ -2,12 +2,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
 
 use super::case::Case;
 use super::contest::Enter;
 use super::measure::{Contender, Sample};
-use super::tally::Tally;
 use super::traffic::Traffic;
 use super::worker::Cores;
 use crate::load::Ticks;
@@ -61,29 +59,20 @@ impl OnDemand {
     /// If a worker panics: a table gave a wrong answer.
     pub fn sample(&mut self, interrupted: &AtomicBool) -> Sample {
         let begun = Ticks::now();
-        let (mut elapsed, mut operations, mut tally) = (Duration::ZERO, 0, Tally::NOTHING);
+        let mut sample = Sample::NOTHING;
         loop {
             let round = self.contender.round(&self.cores, interrupted);
-            elapsed += round.elapsed;
-            operations += round.operations;
-            tally.add(&round.tally);
+            sample.count(&round);
             self.pinned &= round.pinned;
             // A round that took no time at all, by a coarse clock, is followed by another one.
-            let enough = elapsed >= self.case.enough() && !elapsed.is_zero();
+            let enough = sample.elapsed >= self.case.enough() && !sample.elapsed.is_zero();
             // Relaxed: a flag that stands for itself.
             if enough || interrupted.load(std::sync::atomic::Ordering::Relaxed) {
                 break;
             }
         }
-        let disturbed = begun
-            .and_then(|begun| Ticks::now()?.since(&begun))
-            .is_some_and(|load| load.disturbs());
-        Sample {
-            elapsed,
-            operations,
-            tally,
-            disturbed,
-        }
+        sample.disturbed = Ticks::disturbed_since(begun);
+        sample
     }
 }
 
@@ -91,6 +80,7 @@ impl OnDemand {
 mod tests {
     use super::*;
     use crate::workload::{Plan, connect, lookup_hit};
+    use std::time::Duration;
 
     #[test]
     fn each_sample_has_its_own_work_and_its_books_balance() {

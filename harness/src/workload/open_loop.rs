@@ -189,8 +189,7 @@ impl Conditions<'_> {
         while !is_raised(self.interrupted) {
             let round = contender.round(self.cores, self.interrupted);
             let idle = round.operations == 0;
-            sample.operations += round.operations;
-            sample.tally.add(&round.tally);
+            sample.count(&round);
             add(round);
             let mut paces = contender.paces();
             paces.iter_mut().for_each(|pace| pace.pause());
@@ -208,9 +207,7 @@ impl Conditions<'_> {
         // Each worker's time on its schedule: between rounds it stands.
         let time: Duration = parts.iter().map(|part| part.time).sum();
         sample.elapsed = time / parts.len().max(1) as u32;
-        sample.disturbed = begun
-            .and_then(|begun| Ticks::now()?.since(&begun))
-            .is_some_and(|load| load.disturbs());
+        sample.disturbed = Ticks::disturbed_since(begun);
         let measured = sample.operations > 0 && !is_raised(self.interrupted);
         measured.then_some((sample, offered))
     }

@@ -13,6 +13,7 @@ use crate::against::duel::{Duel, Pair, Schedule, duel};
 use crate::against::revision;
 use crate::against::serve::{Counting, serve};
 use crate::against::side::Side;
+use crate::calibrate::Hints;
 use crate::cli::Format;
 use crate::command::{Globals, compare, values};
 use crate::compare::paired::{self, PAIRED_LAUNCH_SD, Row};
@@ -98,7 +99,6 @@ struct Config<'a> {
     launches: usize,
     pairs: usize,
     prefetch: &'static str,
-    prefetch_write: &'static str,
     isa: &'static str,
     seed: u64,
     pinned: bool,
@@ -222,6 +222,8 @@ pub(crate) fn words_of(plan: &Plan, case: &Case, table: &str, launch: usize) -> 
             (Some(duration), _) => duration,
         }),
         repeat: None,
+        // The program of another revision may know of one hint only.
+        prefetch: Hints::same(plan.prefetch.reading),
         ..plan.clone()
     };
     // The hash key comes from the seed: drawn anew for each launch, the same for both sides.
@@ -311,7 +313,6 @@ fn envelope<'a>(
         launches: plans.terms.schedule.launches,
         pairs: plans.terms.schedule.pairs,
         prefetch: plan.prefetch.reading.name(),
-        prefetch_write: plan.prefetch.writing.name(),
         isa: plan.isa.resolved().name(),
         seed: plan.seed,
         pinned: duels.iter().all(|duel| duel.pinned),

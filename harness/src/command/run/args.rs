@@ -163,7 +163,7 @@ impl RunArgs {
             repeat: None,
             launches: None,
             isa: "auto".to_owned(),
-            prefetch: "auto".to_owned(),
+            prefetch: AUTO.to_owned(),
             steer: None,
             rate: RateArgs::default(),
             save: SaveArgs::default(),
@@ -274,29 +274,21 @@ impl RunArgs {
     }
 
     fn hints(&self, seed: u64) -> Result<Hints, Error> {
-        let hints = if self.prefetch == AUTO {
-            Hints::best(&calibrate::measure(calibrate::LINES, seed))
-        } else {
-            match self.prefetch.split_once(',') {
-                None => Hints::same(known_hint(&self.prefetch)?),
-                Some((reading, writing)) => Hints {
-                    reading: known_hint(reading)?,
-                    writing: known_hint(writing)?,
-                },
-            }
-        };
-        // The program of another revision may know of one hint only.
-        let other_program = self.against.against.is_some() || self.against.on_demand;
-        Ok(if other_program {
-            Hints::same(hints.reading)
-        } else {
-            hints
+        if self.prefetch == AUTO {
+            return Ok(Hints::best(&calibrate::measure(calibrate::LINES, seed)));
+        }
+        Ok(match self.prefetch.split_once(',') {
+            None => Hints::same(known_hint(&self.prefetch)?),
+            Some((reading, writing)) => Hints {
+                reading: known_hint(reading)?,
+                writing: known_hint(writing)?,
+            },
         })
     }
 }
 
 /// What `--prefetch` takes for hints that are measured.
-const AUTO: &str = "auto";
+pub(in crate::command) const AUTO: &str = "auto";
 
 fn known_hint(word: &str) -> Result<Hint, Error> {
     let hint = Hint::ALL.into_iter().find(|hint| hint.name() == word);
