@@ -21,21 +21,25 @@ impl WorkerRng {
     }
 
     /// 32 random bits.
+    #[inline]
     pub fn next_u32(&mut self) -> u32 {
         self.0.next_u32()
     }
 
     /// 64 random bits.
+    #[inline]
     pub fn next_u64(&mut self) -> u64 {
         self.0.next_u64()
     }
 
     /// 16 random bits (`get_random_u16`).
+    #[inline]
     pub fn next_u16(&mut self) -> u16 {
         (self.0.next_u32() >> 16) as u16
     }
 
     /// A number in `0..bound`, as the kernel's `reciprocal_scale` draws it; 0 for a bound of 0.
+    #[inline]
     pub fn below(&mut self, bound: u32) -> u32 {
         ((u64::from(self.next_u32()) * u64::from(bound)) >> 32) as u32
     }

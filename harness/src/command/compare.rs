@@ -6,10 +6,12 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
+use clashtrack_statistics::resample::LAUNCH_SD;
+
 use super::{Globals, values};
 use crate::cli::Format;
 use crate::compare::file::{self, Difference, ResultFile};
-use crate::compare::{self, Compared, Comparison, DRIFT_SD, FALSE_ALARMS, LAUNCH_SD};
+use crate::compare::{self, Compared, Comparison, DRIFT_SD, FALSE_ALARMS};
 use crate::error::{EXIT_NO, Error};
 use crate::report::envelope::Envelope;
 use crate::report::grid::{Align, Grid};

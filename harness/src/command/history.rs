@@ -7,11 +7,12 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
+use clashtrack_statistics::change::{FALSE_ALARMS, PART_MIN, PERMUTATIONS, POINTS_MIN};
+
 use super::{Globals, values};
 use crate::cli::Format;
 use crate::error::Error;
 use crate::history;
-use crate::history::change::{FALSE_ALARMS, PART_MIN, PERMUTATIONS, POINTS_MIN};
 use crate::history::metric::{self, Better, METRICS, Metric};
 use crate::history::series::{self, Change, Point, Series};
 use crate::history::store::{Saved, Store, Wanted};

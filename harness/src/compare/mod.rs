@@ -2,15 +2,16 @@
 //!
 //! ```text
 //! file       reads what `run --json` printed; which two files may be compared
-//! resample   samples by launch ─▶ draws of the ratio (hierarchical bootstrap)
 //! paired     the same of samples that two programs took in turns
-//! holm       a level for each row, so that many rows do not multiply false alarms
 //! ```
+//! The statistics are `clashtrack-statistics`': samples by launch ─▶ draws of the ratio (hierarchical bootstrap), and a level for each
+//! row, so that many rows do not multiply false alarms.
+//!
 //! # Model
 //! A sample's logarithm is a sum: the table, the machine on that day, its launch (hash key, page placement and code
 //! layout are drawn once a process), and the sample's own noise. The machine on that day is taken out by dividing each
 //! sample by the limit measured beside it in its own run, where a row has one. The launch is what the resampling shows
-//! where a file has several; what it cannot show, because there are few or one, is added as [`LAUNCH_SD`]. Rows without
+//! where a file has several; what it cannot show, because there are few or one, is added as [`LAUNCH_SD`](resample::LAUNCH_SD). Rows without
 //! a limit get [`DRIFT_SD`] a file beside.
 //!
 //! # Verdict
@@ -28,27 +29,16 @@
 //! resampling L of something shows (L−1)/L of its variance); S. Holm, Scand. J. Statist. 6 (1979), 65.
 
 pub mod file;
-pub mod holm;
 pub mod paired;
-pub mod resample;
 
 use serde::{Deserialize, Serialize};
 
 use clashtrack_engine::random::WorkerRng;
+use clashtrack_statistics::draws::{self, Draws};
+use clashtrack_statistics::holm;
+use clashtrack_statistics::resample::{self, Side};
 
 use self::file::{ResultFile, Row};
-use self::resample::{Draws, Side};
-
-/// Standard deviation of the logarithm of a launch's relative figure, assumed where a file shows too few launches.
-///
-/// Seen over eight launches of `lookup-hit` and `connect` on `lockfree` and `dashmap`, five samples of 100 ms each, on two
-/// virtual cores of which others used 67 to 80 %: 7 to 17 % relative to the limit (13 to 28 % in absolute time), 12 % in the mean
-/// square. A quiet machine differs less: there, several launches show it. The assumption counts as much as
-/// [`LAUNCH_SD_DEGREES`] degrees of freedom beside those that a file has.
-pub const LAUNCH_SD: f64 = 0.12;
-
-/// What the assumption weighs: from about this many launches on, a file's own launches say more.
-pub const LAUNCH_SD_DEGREES: f64 = 4.0;
 
 /// Standard deviation of what the machine's speed changes between two files, for rows that have no limit beside them.
 pub const DRIFT_SD: f64 = 0.10;
@@ -169,11 +159,13 @@ pub fn compare(base: &ResultFile, new: &ResultFile, threshold: f64, seed: u64) -
         .iter()
         .filter_map(|row| Some((row, new.row(&row.key())?)))
         .collect();
-    let resamples = resample::count(pairs.len(), FALSE_ALARMS);
+    let resamples = draws::count(pairs.len(), FALSE_ALARMS);
     let draws: Vec<Draws> = pairs
         .iter()
         .enumerate()
-        .map(|(number, (base, new))| draws(base, new, resamples, &mut WorkerRng::new(seed, number)))
+        .map(|(number, (base, new))| {
+            draws_of(base, new, resamples, &mut WorkerRng::new(seed, number))
+        })
         .collect();
     let levels = levels(&draws, threshold);
     let rows = pairs
@@ -197,11 +189,11 @@ fn levels(draws: &[Draws], threshold: f64) -> Vec<f64> {
     holm::levels(&chances, FALSE_ALARMS)
 }
 
-fn draws(base: &Row, new: &Row, resamples: usize, rng: &mut WorkerRng) -> Draws {
+fn draws_of(base: &Row, new: &Row, resamples: usize, rng: &mut WorkerRng) -> Draws {
     let relative = base.has_limit() && new.has_limit();
     let drift = if relative { 0.0 } else { DRIFT_SD };
     let side = |row: &Row| Side::new(row.logarithms(relative), drift);
-    Draws::of(&side(base), &side(new), resamples, rng)
+    resample::draws(&side(base), &side(new), resamples, rng)
 }
 
 fn judge(base: &Row, new: &Row, draws: &Draws, level: f64, threshold: f64) -> Compared {

@@ -5,19 +5,17 @@
 //! side's by itself), and the pair's own noise. The machine's speed is in both samples of a pair and falls out. A launch's
 //! figure is the median of its pairs, the ratio's the mean of the launches.
 //!
-//! The interval is Student's, of the launches: what they differ by holds both their own variance and what is left of the pairs'
-//! noise. Few launches show that poorly, and one does not at all; so it is pooled with what is assumed of a launch
-//! ([`PAIRED_LAUNCH_SD`], worth [`LAUNCH_SD_DEGREES`] degrees of freedom) and the noise of its median. Drawing launches and then
-//! pairs again, as [`resample`] does, would count the pairs' noise twice: tried on 250 comparisons its intervals were wider, and it
-//! missed 3 of 50 slow-downs by a tenth that these find (docs/comparison.md). Correction and verdicts are those of [`compare`](super).
-//!
-//! Sources: Student, *The probable error of a mean*, Biometrika 6 (1908); the noise of a median from its order statistics,
-//! A. C. Davison and D. V. Hinkley, *Bootstrap Methods and their Application*, 1997, 2.
+//! The interval is [Student's](student), of the launches. Drawing launches and then pairs again, as
+//! [`resample`](clashtrack_statistics::resample) does for two files, would count the pairs' noise twice: tried on 250 comparisons its
+//! intervals were wider, and it missed 3 of 50 slow-downs by a tenth that these find (docs/comparison.md). Correction and verdicts are
+//! those of [`compare`](super).
 
 use clashtrack_engine::random::WorkerRng;
 
-use super::resample::{self, Draws};
-use super::{Compared, FALSE_ALARMS, LAUNCH_SD_DEGREES, SAMPLES_MIN, Verdict, levels};
+use clashtrack_statistics::draws::{self, Draws};
+use clashtrack_statistics::student;
+
+use super::{Compared, FALSE_ALARMS, SAMPLES_MIN, Verdict, levels};
 use crate::against::duel::{Duel, Pair};
 use crate::against::protocol::Subject;
 
@@ -52,68 +50,16 @@ impl<'a> Row<'a> {
     /// Draws of the ratio's logarithm: Student's, around the mean of the launches.
     fn draws(&self, count: usize, rng: &mut WorkerRng) -> Draws {
         let logarithm = |pair: &Pair| (pair.new / pair.base).ln();
-        let launches: Vec<Launch> = self
-            .launches
-            .iter()
-            .map(|pairs| Launch::of(pairs.iter().map(logarithm).collect()))
-            .collect();
-        let number = launches.len() as f64;
-        let mean = launches.iter().map(|l| l.figure).sum::<f64>() / number;
-        let noise = launches.iter().map(|l| l.noise).sum::<f64>() / number;
-        let squares: f64 = launches.iter().map(|l| (l.figure - mean).powi(2)).sum();
-        let assumed = PAIRED_LAUNCH_SD * PAIRED_LAUNCH_SD + noise;
-        let degrees = number - 1.0 + LAUNCH_SD_DEGREES;
-        let variance = (squares + LAUNCH_SD_DEGREES * assumed) / degrees;
-        let error = (variance / number).sqrt();
-        Draws::drawn(mean, count, || mean + error * student(degrees, rng))
+        let launch = |pairs: &Vec<Pair>| pairs.iter().map(logarithm).collect();
+        let launches = self.launches.iter().map(launch).collect();
+        student::draws(launches, PAIRED_LAUNCH_SD, count, rng)
     }
-}
-
-/// What the pairs of a launch come to.
-#[derive(Clone, Copy, Debug)]
-struct Launch {
-    /// Their median.
-    figure: f64,
-    /// Variance of that, from their own spread.
-    noise: f64,
-}
-
-impl Launch {
-    /// Of one logarithm at least.
-    fn of(mut logarithms: Vec<f64>) -> Launch {
-        let figure = resample::median(&mut logarithms);
-        // The ranks that are one standard deviation of a binomial from the middle hold a standard error of the median on each
-        // side, whatever the tails are. The call before has sorted.
-        let count = logarithms.len() as f64;
-        let (middle, away) = ((count - 1.0) / 2.0, count.sqrt() / 2.0);
-        let low = (middle - away).floor().max(0.0) as usize;
-        let high = (middle + away).ceil().min(count - 1.0) as usize;
-        let error = (logarithms[high] - logarithms[low]) / 2.0;
-        Launch {
-            figure,
-            noise: error * error,
-        }
-    }
-}
-
-/// A number of Student's distribution; a normal one where that is the same to three digits.
-fn student(degrees: f64, rng: &mut WorkerRng) -> f64 {
-    const NORMAL_FROM: f64 = 400.0;
-    let number = resample::normal(rng);
-    if degrees >= NORMAL_FROM {
-        return number;
-    }
-    // Degrees of freedom are whole: launches, and those of the assumption.
-    let squares: f64 = (0..degrees as usize)
-        .map(|_| resample::normal(rng).powi(2))
-        .sum();
-    number / (squares / degrees).sqrt()
 }
 
 /// Compares the rows together. `threshold` is a share, 0.03 for 3 %; `seed` is the resampling's.
 #[must_use]
 pub fn compare(rows: &[Row<'_>], threshold: f64, seed: u64) -> Vec<Compared> {
-    let resamples = resample::count(rows.len(), FALSE_ALARMS);
+    let resamples = draws::count(rows.len(), FALSE_ALARMS);
     let draws: Vec<Draws> = rows
         .iter()
         .enumerate()
@@ -156,8 +102,8 @@ fn judge(row: &Row<'_>, draws: &Draws, level: f64, threshold: f64) -> Compared {
 
 #[cfg(test)]
 mod tests {
-    use super::super::resample::normal;
     use super::*;
+    use clashtrack_statistics::draws::normal;
 
     /// How pairs are drawn.
     #[derive(Clone, Copy)]
@@ -274,35 +220,6 @@ mod tests {
             assert!(share >= 0.9, "one of {outlier_in}: {share}");
         }
         assert!(WORLD.share(Verdict::Better, 1.0 / 1.1, 0.03, 1) >= 0.9);
-    }
-
-    #[test]
-    fn students_numbers_have_students_tails() {
-        let mut rng = WorkerRng::new(2, 0);
-        let mut beyond = |degrees: f64, quantile: f64| {
-            let all = 40_000;
-            let out = (0..all).filter(|_| student(degrees, &mut rng).abs() > quantile);
-            out.count() as f64 / f64::from(all)
-        };
-        // From a table: 5 % are beyond.
-        for (degrees, quantile) in [(4.0, 2.776), (9.0, 2.262), (1000.0, 1.962)] {
-            let share = beyond(degrees, quantile);
-            assert!((share - 0.05).abs() < 0.006, "{degrees}: {share}");
-        }
-    }
-
-    #[test]
-    fn the_noise_of_a_median_is_that_of_many_medians() {
-        let mut rng = WorkerRng::new(4, 0);
-        let launches: Vec<Launch> = (0..2000)
-            .map(|_| Launch::of((0..40).map(|_| normal(&mut rng)).collect()))
-            .collect();
-        let mean = |figure: fn(&Launch) -> f64| launches.iter().map(figure).sum::<f64>() / 2000.0;
-        let seen = mean(|launch| launch.figure * launch.figure);
-        let said = mean(|launch| launch.noise);
-        // Ranks are rounded outwards: rather too much than too little.
-        assert!(said > 0.9 * seen && said < 1.8 * seen, "{said} for {seen}");
-        assert_eq!(Launch::of(vec![0.5]).noise, 0.0);
     }
 
     #[test]

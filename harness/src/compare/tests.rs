@@ -1,7 +1,8 @@
 //! The statistics, on samples drawn from the model with known truth. Seeded: nothing is timed.
 
 use super::*;
-use crate::compare::resample::normal;
+use clashtrack_statistics::draws::normal;
+use clashtrack_statistics::resample::LAUNCH_SD;
 use serde_json::json;
 
 /// How synthetic files are drawn.

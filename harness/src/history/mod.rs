@@ -3,13 +3,11 @@
 //! ```text
 //! store     one SQLite file: a row a run, a row a result, both as the JSON that `run` prints
 //! metric    what can be followed, and where it stands in a result
-//! series    results that may be compared, in the order in which they were saved
-//! change    where such a series changed (E-divisive, with a permutation test)
+//! series    results that may be compared, in the order in which they were saved, and where they changed
 //! ```
 //! Nothing is thrown away when a run is saved: samples, counters, machine and settings are in the file, so that statistics
 //! can be made again in another way.
 
-pub mod change;
 pub mod metric;
 pub mod series;
 pub mod store;

@@ -6,7 +6,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::change::{self, POINTS_MIN};
+use clashtrack_statistics::change::{self, POINTS_MIN};
+
 use super::metric::{Better, Metric, by_name};
 use super::store::Saved;
 use crate::compare::file::{MEASURED, left_to_the_machine};
