@@ -4,8 +4,8 @@
 //! Connections behind source NAT: their reply tuple is not the inverse of the original one, so a table has
 //! two keys to insert for each. For each batch a worker takes entries, writes keys, status, timeout and, for
 //! TCP, the tracker's memory, confirms them by both keys and lets them go. A round fills the table from nothing
-//! to all its connections, each worker with a part of them; the table is checked and emptied
-//! with the clock stopped. All memory was used by the warm-up before.
+//! to all its connections, each worker with a part of them; with the clock stopped the table is checked, and each worker takes out
+//! what it put in, so that entries come back to the core that had them. All memory was used by the warm-up before.
 //!
 //! # What it does not measure
 //! The two lookups that come before in a packet's path, the search for a port, races for one tuple (see
@@ -19,6 +19,7 @@ use crossbeam_utils::CachePadded;
 use clashtrack_engine::stats::ConntrackStats;
 use clashtrack_engine::table::FlowTable;
 use clashtrack_engine::table::key::KeyV4;
+use clashtrack_engine::table::slab::EntryId;
 
 use super::anomaly;
 use super::case::{Case, Kind, Workload};
@@ -35,16 +36,34 @@ pub const WORKLOAD: Workload = Workload {
     kind: Kind::Connect,
 };
 
+/// A worker's hand, and what it put in.
+#[derive(Debug)]
+struct Connector<W> {
+    hand: Hand<W>,
+    made: Vec<EntryId>,
+}
+
+impl<W> Connector<W> {
+    /// Takes out what it put in. Returns how many of it were not there any more.
+    fn take_out<T: FlowTable<KeyV4, Worker = W>>(&mut self, table: &T, batch: usize) -> u64 {
+        let made = self.made.len() as u64;
+        let batches = self.made.chunks(batch);
+        let removed: u64 = batches.map(|ids| self.hand.expire(table, ids)).sum();
+        self.made.clear();
+        made - removed
+    }
+}
+
 /// A [`Contender`] over a table of type `T`.
 #[derive(Debug)]
 pub struct ConnectContender<T: FlowTable<KeyV4>> {
     case: Case,
     table: T,
     traffic: Arc<Traffic>,
-    hands: Vec<CachePadded<Hand<T::Worker>>>,
+    crew: Vec<CachePadded<Connector<T::Worker>>>,
     /// For what happens at rest.
     checker: T::Worker,
-    /// All connections are looked up by both keys in the first round; in later ones they are counted.
+    /// All connections are looked up by both keys in the first round; in later ones those that are taken out are counted.
     checked: bool,
 }
 
@@ -53,18 +72,15 @@ impl<T: FlowTable<KeyV4>> ConnectContender<T> {
     #[must_use]
     pub fn new(case: &Case, traffic: Arc<Traffic>) -> ConnectContender<T> {
         let table = T::new(&case.table());
-        let hand = |number| {
+        let connector = |number| {
             let worker = table.worker();
-            CachePadded::new(Hand::new(
-                worker,
-                number,
-                case.seed,
-                case.protocol,
-                case.batch,
-            ))
+            CachePadded::new(Connector {
+                hand: Hand::new(worker, number, case.seed, case.protocol, case.batch),
+                made: Vec::with_capacity(case.share(number, traffic.residents.len()).len()),
+            })
         };
         ConnectContender {
-            hands: (0..case.workers).map(hand).collect(),
+            crew: (0..case.workers).map(connector).collect(),
             checker: table.worker(),
             checked: false,
             case: *case,
@@ -80,13 +96,14 @@ impl<T: FlowTable<KeyV4>> Contender for ConnectContender<T> {
     fn round(&mut self, cores: &Cores, interrupted: &AtomicBool) -> Round {
         let (table, case) = (&self.table, &self.case);
         let residents = self.traffic.residents.as_slice();
-        let run = run_crew(&mut self.hands, cores, interrupted, |number, hand, crew| {
+        let run = run_crew(&mut self.crew, cores, interrupted, |number, own, crew| {
             let mine = &residents[case.share(number, residents.len())];
+            let Connector { hand, made } = &mut **own;
             for batch in mine.chunks(case.batch) {
                 if !hand.pace.next(crew) {
                     break;
                 }
-                hand.connect(table, batch, NOW, |_| LONG, |_, _| ());
+                hand.connect(table, batch, NOW, |_| LONG, |_, id| made.push(id));
                 hand.pace.done(batch.len());
             }
         });
@@ -95,8 +112,8 @@ impl<T: FlowTable<KeyV4>> Contender for ConnectContender<T> {
             pinned: run.pinned,
             ..Round::default()
         };
-        for hand in &mut self.hands {
-            round.tally.add(&hand.take_tally(table));
+        for own in &mut self.crew {
+            round.tally.add(&own.hand.take_tally(table));
         }
         round.operations = round.tally.offered;
         if case.workload.kind == Kind::HashFlood {
@@ -111,21 +128,23 @@ impl<T: FlowTable<KeyV4>> Contender for ConnectContender<T> {
             round.anomalies = anomaly::check_connections(table, &mut self.checker, NOW);
             self.checked = true;
         }
-        let there = table.slab().confirmed().count() as u64;
-        round.anomalies.vanished += round.tally.confirmed.saturating_sub(there);
-        anomaly::remove_all(&self.table, &mut self.checker);
+        let emptied = run_crew(&mut self.crew, cores, interrupted, |_, own, _| {
+            own.take_out(table, case.batch)
+        });
+        round.anomalies.vanished += emptied.results.iter().sum::<u64>();
         round
     }
 
     fn per_cpu(&self) -> Vec<ConntrackStats> {
-        self.hands.iter().map(|hand| hand.stats()).collect()
+        self.crew.iter().map(|own| own.hand.stats()).collect()
     }
 
     fn reset(&mut self) {
-        self.hands.iter_mut().for_each(|hand| hand.reset());
+        self.crew.iter_mut().for_each(|own| own.hand.reset());
     }
 
     fn paces(&mut self) -> Vec<&mut Pace> {
-        self.hands.iter_mut().map(|hand| &mut hand.pace).collect()
+        let paces = self.crew.iter_mut().map(|own| &mut own.hand.pace);
+        paces.collect()
     }
 }
