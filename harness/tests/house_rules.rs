@@ -221,7 +221,7 @@ fn has_word(code: &str, word: &str) -> bool {
 fn sources() -> Vec<Source> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut found = Vec::new();
-    for member in ["engine", "harness", "benches"] {
+    for member in ["engine", "statistics", "harness", "benches"] {
         collect(&root, Path::new(member), &mut found);
     }
     assert!(found.len() > 20, "the sources were not found");
