@@ -78,7 +78,7 @@ const DEPTH_MAX: usize = 256;
 const TRY_OPERATIONS: usize = 1 << 14;
 const TRIES: usize = 4;
 
-/// After so long a search ends with the best that it has.
+/// After so long a search ends with the best that it has. Of brief samples it is as much shorter as their rounds are.
 const SEARCH: Duration = Duration::from_millis(300);
 
 /// The limit of a case; `None` where no pattern of accesses is the workload's.
@@ -132,14 +132,14 @@ impl Pattern {
     }
 
     /// Operations of a worker in a round; those of `connect` and `new-flows` are as many as it has connections.
-    fn of_a_round(self, connections: usize) -> usize {
+    fn of_a_round(self, case: &Case, connections: usize) -> usize {
         match self {
-            Pattern::LookUp { .. } => ROUND_LOOKUPS,
+            Pattern::LookUp { .. } => case.of_a_round(ROUND_LOOKUPS),
             Pattern::Connect | Pattern::NewFlows => connections,
             Pattern::Churn | Pattern::Mixed | Pattern::Elephant | Pattern::Packets => {
-                ROUND_OPERATIONS
+                case.of_a_round(ROUND_OPERATIONS)
             }
-            Pattern::SynFlood => ROUND_OPERATIONS / 4,
+            Pattern::SynFlood => case.of_a_round(ROUND_OPERATIONS / 4),
         }
     }
 }
@@ -294,9 +294,10 @@ impl Limit {
             .into_iter()
             .flat_map(|hint| DEPTHS.map(|depth| Way { hint, depth }));
         let mut ways: Vec<Way> = ways.collect();
-        let mut operations = TRY_OPERATIONS;
+        let mut operations = self.case.of_a_round(TRY_OPERATIONS);
+        let longest = SEARCH / self.case.brevity();
         let begun = Instant::now();
-        let in_time = || begun.elapsed() < SEARCH;
+        let in_time = || begun.elapsed() < longest;
         while ways.len() > 1 && in_time() {
             let mut times: Vec<(Duration, Way)> =
                 ways.iter().map(|&way| (Duration::MAX, way)).collect();
@@ -499,7 +500,7 @@ impl Contender for Limit {
         let case = self.case;
         let pattern = self.pattern;
         self.together(best, cores, interrupted, |worker| {
-            pattern.of_a_round(case.share(worker, case.connections).len())
+            pattern.of_a_round(&case, case.share(worker, case.connections).len())
         })
     }
 

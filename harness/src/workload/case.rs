@@ -199,7 +199,7 @@ pub struct Plan {
     pub connections: Vec<usize>,
     /// Protocols of the connections; clash workloads have their own.
     pub protocols: Vec<Protocol>,
-    /// Time of one sample: the sum of its rounds' timed parts reaches it.
+    /// Time of one sample: the sum of its rounds' timed parts reaches it. Below [`FIGURES_FROM`] a sample is brief.
     pub duration: Option<Duration>,
     /// Samples; `None` for each workload's own default.
     pub repeat: Option<usize>,
@@ -222,6 +222,13 @@ const EXPIRE_SHORTEST: Duration = Duration::from_secs(2);
 
 /// Up to so many connections all tables of a case are in memory together, and several cases up to so many of them all.
 pub const TOGETHER_MAX: usize = 4_000_000;
+
+/// A sample that is shorter than this is brief: it shows what a run does and what it prints, and no figure is read off it. A
+/// usual round would be many times as long as the sample.
+pub const FIGURES_FROM: Duration = Duration::from_millis(1);
+
+/// By so much are rounds of brief samples shorter than usual ones, and the limit's search with them.
+const BRIEF: u32 = 16;
 
 /// About as many trials as a search needs.
 const TRIALS: usize = 10;
@@ -388,6 +395,18 @@ impl Case {
             Kind::Stall | Kind::Expire => Duration::ZERO,
             _ => self.duration,
         }
+    }
+
+    /// What a round's usual number of operations is divided by, and the time of the limit's search.
+    #[must_use]
+    pub fn brevity(&self) -> u32 {
+        if self.duration < FIGURES_FROM { BRIEF } else { 1 }
+    }
+
+    /// Operations of a worker in a round, of which there are usually so many.
+    #[must_use]
+    pub fn of_a_round(&self, usual: usize) -> usize {
+        usual / self.brevity() as usize
     }
 
     /// Connections that the table may have at one time: in a race each worker may have one of each flow.

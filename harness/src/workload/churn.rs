@@ -145,7 +145,8 @@ impl<T: FlowTable<KeyV4>> ChurnContender<T> {
 impl<T: FlowTable<KeyV4>> Contender for ChurnContender<T> {
     fn round(&mut self, cores: &Cores, interrupted: &AtomicBool) -> Round {
         if self.turned_over {
-            return self.churn(cores, interrupted, |_| ROUND_OPERATIONS);
+            let wanted = self.case.of_a_round(ROUND_OPERATIONS);
+            return self.churn(cores, interrupted, |_| wanted);
         }
         self.turned_over = true;
         let mut round = self.churn(cores, interrupted, |connections| TURNOVERS * connections);

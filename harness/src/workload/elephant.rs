@@ -37,7 +37,7 @@ pub const WORKLOAD: Workload = Workload {
 };
 
 /// Packets of a worker in a round.
-const ROUND_PACKETS: u64 = 1 << 16;
+const ROUND_PACKETS: usize = 1 << 16;
 /// The tracker's word that counts packets.
 const COUNT: usize = 6;
 /// The state number that stays (`TCP_CONNTRACK_ESTABLISHED`).
@@ -51,6 +51,8 @@ pub struct ElephantContender<T: FlowTable<KeyV4>> {
     /// A batch of packets: the connection's keys in turn.
     keys: Vec<KeyV4>,
     tcp: bool,
+    /// Packets of a worker in a round.
+    wanted: u64,
     hands: Vec<CachePadded<Rider<T::Worker>>>,
 }
 
@@ -89,6 +91,7 @@ impl<T: FlowTable<KeyV4>> ElephantContender<T> {
                 .take(case.batch)
                 .collect(),
             tcp: case.protocol == Protocol::TCP,
+            wanted: case.of_a_round(ROUND_PACKETS) as u64,
             table,
         }
     }
@@ -105,9 +108,9 @@ impl<T: FlowTable<KeyV4>> Contender for ElephantContender<T> {
     fn round(&mut self, cores: &Cores, interrupted: &AtomicBool) -> Round {
         let before = self.counted();
         let (table, keys, tcp) = (&self.table, self.keys.as_slice(), self.tcp);
-        let elephant = self.elephant;
+        let (elephant, wanted) = (self.elephant, self.wanted);
         let run = run_crew(&mut self.hands, cores, interrupted, |_, rider, crew| {
-            rider.ride(table, elephant, keys, tcp, crew)
+            rider.ride(table, elephant, keys, tcp, wanted, crew)
         });
         let mut round = Round {
             elapsed: run.time(Kind::Elephant),
@@ -160,11 +163,12 @@ impl<W> Rider<W> {
         elephant: EntryId,
         keys: &[KeyV4],
         tcp: bool,
+        wanted: u64,
         crew: &Crew<'_>,
     ) -> (u64, u64) {
         let (mut packets, mut found) = (0, 0);
         let Hand { worker, pace, .. } = &mut self.hand;
-        while packets < ROUND_PACKETS && pace.next(crew) {
+        while packets < wanted && pace.next(crew) {
             table.begin(worker);
             table.lookup_batch(worker, keys, NOW, &mut self.hits);
             for hit in self.hits.iter().flatten() {

@@ -31,6 +31,8 @@ pub struct LookupContender<T: FlowTable<KeyV4>> {
     table: T,
     traffic: Arc<Traffic>,
     batch: usize,
+    /// Lookups of a worker in a round.
+    wanted: usize,
     /// What is looked up: keys that are there, but for `lookup-miss`.
     kind: Kind,
     hands: Vec<CachePadded<Looker<T::Worker>>>,
@@ -83,6 +85,7 @@ impl<T: FlowTable<KeyV4>> LookupContender<T> {
             checker: table.worker(),
             checks_zones: case.workload.kind == Kind::Zones,
             batch: case.batch,
+            wanted: case.of_a_round(ROUND_LOOKUPS),
             kind: case.workload.kind,
             table,
             traffic,
@@ -113,13 +116,14 @@ impl<T: FlowTable<KeyV4>> Contender for LookupContender<T> {
     /// If the table finds a key that was never inserted, or a connection with another status than it was given.
     fn round(&mut self, cores: &Cores, interrupted: &AtomicBool) -> Round {
         let (table, traffic, batch) = (&self.table, &*self.traffic, self.batch);
+        let wanted = self.wanted as u64;
         let run = run_crew(
             &mut self.hands,
             cores,
             interrupted,
             |number, looker, crew| {
                 let keys = traffic.keys_of(number);
-                let wanted = traffic.part_of(number, ROUND_LOOKUPS as u64);
+                let wanted = traffic.part_of(number, wanted);
                 if batch == 1 && looker.hand.pace.is_closed() {
                     looker.one_by_one(table, keys, wanted, crew)
                 } else {

@@ -33,7 +33,7 @@ pub const WORKLOAD: Workload = Workload {
 };
 
 /// Packets of a worker in a round.
-const ROUND_PACKETS: u64 = 1 << 16;
+const ROUND_PACKETS: usize = 1 << 16;
 
 /// A [`Contender`]: an engine over a table of type `T`.
 #[derive(Debug)]
@@ -117,6 +117,7 @@ impl<T: FlowTable<KeyV4>> Contender for PacketsContender<T> {
     /// If a packet is dropped, or has another address than its connection.
     fn round(&mut self, cores: &Cores, interrupted: &AtomicBool) -> Round {
         let (wires, batch, now) = (self.wires.as_slice(), self.case.batch, self.gateway.now);
+        let wanted = self.case.of_a_round(ROUND_PACKETS) as u64;
         let mut states: Vec<_> = self
             .gateway
             .workers()
@@ -129,7 +130,7 @@ impl<T: FlowTable<KeyV4>> Contender for PacketsContender<T> {
             interrupted,
             |_, (worker, (place, pace)), crew| {
                 let (mut ring, mut seen) = (Ring::default(), Seen::default());
-                while seen.packets < ROUND_PACKETS && pace.next(crew) {
+                while seen.packets < wanted && pace.next(crew) {
                     let end = (*place + batch).min(wires.len());
                     ring.send(worker, &wires[*place..end], now, &mut seen, |_, _| ());
                     pace.done(end - *place);

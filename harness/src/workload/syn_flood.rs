@@ -137,7 +137,11 @@ impl<T: FlowTable<KeyV4>> Contender for SynFloodContender<T> {
             interrupted,
             |number, flooder, crew| {
                 let mine = &newcomers[case.share(number, newcomers.len())];
-                let wanted = if first { mine.len() } else { ROUND_SYNS };
+                let wanted = if first {
+                    mine.len()
+                } else {
+                    case.of_a_round(ROUND_SYNS)
+                };
                 flooder.flood(table, mine, case.batch, wanted, crew)
             },
         );

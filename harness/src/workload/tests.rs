@@ -75,7 +75,8 @@ fn lookups_find_what_is_there_and_nothing_else_and_have_a_limit_beside_them() {
         ..plan(&[lookup_hit::WORKLOAD, lookup_miss::WORKLOAD])
     };
     for measurement in measured(&plan) {
-        let lookups = (measurement.case.workers * lookup::ROUND_LOOKUPS) as u64;
+        let lookups = measurement.case.workers * measurement.case.of_a_round(lookup::ROUND_LOOKUPS);
+        let lookups = lookups as u64;
         assert!(measurement.samples[0].operations >= lookups);
         assert!(!measurement.anomalies.any(), "{measurement:?}");
         assert!(measurement.limit[0].operations >= lookups);
