@@ -195,20 +195,11 @@ mod tests {
     use super::*;
     use crate::workload::open_loop::OpenLoop;
     use crate::workload::pace::Offered;
-    use crate::workload::{Measurement, Plan, WORKLOADS, lookup_hit, measure};
-    use std::sync::atomic::AtomicBool;
-    use std::time::Duration;
+    use crate::workload::{Measurement, Plan, lookup_hit, measure::OF_EVERY_WORKLOAD};
 
     #[test]
     fn launches_keep_their_samples_apart_and_add_what_can_be_counted() {
-        let plan = Plan {
-            connections: vec![500],
-            duration: Some(Duration::from_millis(30)),
-            repeat: Some(2),
-            ..Plan::new(WORKLOADS, &["lockfree"])
-        };
-        let measured = measure(&plan, &AtomicBool::new(false), |_, _| ());
-        for measurement in &measured.measurements {
+        for measurement in OF_EVERY_WORKLOAD.iter() {
             let mut one = RunResult::of(measurement);
             one.disturbed_samples = vec![0];
             let samples = one.ns_per_op.samples.len();

@@ -400,7 +400,11 @@ impl Case {
     /// What a round's usual number of operations is divided by, and the time of the limit's search.
     #[must_use]
     pub fn brevity(&self) -> u32 {
-        if self.duration < FIGURES_FROM { BRIEF } else { 1 }
+        if self.duration < FIGURES_FROM {
+            BRIEF
+        } else {
+            1
+        }
     }
 
     /// Operations of a worker in a round, of which there are usually so many.

@@ -160,7 +160,7 @@ impl<T: FlowTable<KeyV4>> ExhaustContender<T> {
         };
         gateway.books(&Seen::default());
         ExhaustContender {
-            flows: (0..(ROUND_PACKETS * case.workers) as u32)
+            flows: (0..(case.of_a_round(ROUND_PACKETS) * case.workers) as u32)
                 .map(flow)
                 .collect(),
             taken: taken.len(),

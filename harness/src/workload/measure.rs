@@ -10,6 +10,8 @@
 //! so that how a table scales is not what the machine did meanwhile. The rounds are `contest`'s.
 
 use std::sync::Arc;
+#[cfg(test)]
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -404,6 +406,30 @@ impl Sample {
         disturbed: false,
     };
 }
+
+/// Measurements of every workload on the lock-free table, two samples each, for tests of what becomes of them. They are made once: a stall
+/// alone takes two seconds.
+#[cfg(test)]
+pub(crate) static OF_EVERY_WORKLOAD: LazyLock<Vec<Measurement>> = LazyLock::new(|| {
+    // Connections of `expire` need time to expire; for the others the shortest time will do.
+    let (expiring, others): (Vec<_>, Vec<_>) = super::WORKLOADS
+        .iter()
+        .copied()
+        .partition(|workload| workload.kind == super::Kind::Expire);
+    let of = |workloads: Vec<_>, duration| {
+        let plan = Plan {
+            connections: vec![500],
+            duration: Some(duration),
+            repeat: Some(2),
+            ..Plan::new(&workloads, &["lockfree"])
+        };
+        measure(&plan, &AtomicBool::new(false), |_, _| ()).measurements
+    };
+    let mut measurements = of(others, Duration::from_nanos(1));
+    measurements.extend(of(expiring, Duration::from_millis(30)));
+    assert_eq!(measurements.len(), super::WORKLOADS.len());
+    measurements
+});
 
 /// A warm-up round and one of a case on one table, outside a plan.
 #[cfg(test)]
