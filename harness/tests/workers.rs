@@ -293,7 +293,7 @@ macro_rules! workers_share_an_engine {
 
             #[test]
             fn workers_with_nat_give_everything_back() {
-                run::<Table>(4096, rules());
+                run::<Table>(512, rules());
             }
 
             #[test]
@@ -303,7 +303,7 @@ macro_rules! workers_share_an_engine {
 
             #[test]
             fn workers_without_nat_give_everything_back() {
-                run::<Table>(4096, Ruleset::default());
+                run::<Table>(512, Ruleset::default());
             }
         })*
     };
