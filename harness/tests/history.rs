@@ -70,7 +70,7 @@ const SHORT: [&str; 12] = [
     "lockfree,dashmap",
     "--workers=1",
     "--connections=1k",
-    "--duration=1ms",
+    "--duration=900us",
     "--repeat=3",
     "--prefetch=t0",
     "--seed=7",

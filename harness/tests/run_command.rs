@@ -183,7 +183,7 @@ fn churn_tells_how_many_bytes_a_connection_is() {
         "--l4",
         "tcp,udp",
         "--workers",
-        "1",
+        "2",
     ];
     let sizes = [
         "--connections",
