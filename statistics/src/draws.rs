@@ -30,7 +30,7 @@ impl Draws {
     #[must_use]
     pub fn drawn(centre: f64, count: usize, mut draw: impl FnMut() -> f64) -> Draws {
         let mut sorted: Vec<f64> = (0..count).map(|_| draw()).collect();
-        sorted.sort_by(f64::total_cmp);
+        sorted.sort_unstable_by(f64::total_cmp);
         Draws { centre, sorted }
     }
 
@@ -78,11 +78,14 @@ pub(crate) fn below(rng: &mut WorkerRng, end: usize) -> usize {
     ((u128::from(rng.next_u64()) * end as u128) >> 64) as usize
 }
 
+/// Between 0 and 1, of 53 bits, never either of them.
+pub(crate) fn even(rng: &mut WorkerRng) -> f64 {
+    ((rng.next_u64() >> 11) as f64 + 0.5) / (1_u64 << 53) as f64
+}
+
 /// A standard normal number; the other half of the pair is left.
 pub fn normal(rng: &mut WorkerRng) -> f64 {
-    // 53 bits each; the first is never 0.
-    let mut unit = || ((rng.next_u64() >> 11) as f64 + 0.5) / (1_u64 << 53) as f64;
-    let (radius, angle) = (unit(), unit());
+    let (radius, angle) = (even(rng), even(rng));
     (-2.0 * radius.ln()).sqrt() * (TAU * angle).cos()
 }
 
