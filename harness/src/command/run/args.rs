@@ -113,7 +113,7 @@ pub struct RunArgs {
     /// Protocols of the connections; clash workloads have their own [default: tcp]
     #[arg(long, value_name = "L4", value_delimiter = ',')]
     pub l4: Vec<String>,
-    /// Time of one sample [default: by workload]
+    /// Time of one sample; below 1ms it is brief, and no figure is read off it [default: by workload]
     #[arg(long, value_name = "TIME")]
     pub duration: Option<String>,
     /// Samples of each workload on each table [default: 5; expire and stall: 1]
