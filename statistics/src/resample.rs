@@ -25,6 +25,8 @@ pub const LAUNCH_SD_DEGREES: f64 = 4.0;
 pub struct Side {
     /// Logarithms of the samples, by launch; no launch is empty.
     launches: Vec<Vec<f64>>,
+    /// The mean of the launches' medians.
+    figure: f64,
     /// Standard deviation of what is added to the file's figure.
     added_sd: f64,
 }
@@ -38,24 +40,17 @@ impl Side {
             .map(|launch| median(&mut launch.clone()))
             .collect();
         let count = medians.len() as f64;
-        let mean = medians.iter().sum::<f64>() / count;
-        let squares: f64 = medians.iter().map(|m| (m - mean).powi(2)).sum();
+        let figure = medians.iter().sum::<f64>() / count;
+        let squares: f64 = medians.iter().map(|m| (m - figure).powi(2)).sum();
         let pooled = (squares + LAUNCH_SD_DEGREES * LAUNCH_SD * LAUNCH_SD)
             / (count - 1.0 + LAUNCH_SD_DEGREES);
         // Of the mean of so many launches; resampling shows squares ÷ count of one.
         let unseen = (pooled - squares / count).max(0.0) / count;
         Side {
             launches,
+            figure,
             added_sd: (unseen + drift_sd * drift_sd).sqrt(),
         }
-    }
-
-    fn figure(&self) -> f64 {
-        let medians = self
-            .launches
-            .iter()
-            .map(|launch| median(&mut launch.clone()));
-        medians.sum::<f64>() / self.launches.len() as f64
     }
 
     fn draw(&self, rng: &mut WorkerRng, scratch: &mut Vec<f64>) -> f64 {
@@ -74,7 +69,7 @@ impl Side {
 #[must_use]
 pub fn draws(base: &Side, new: &Side, count: usize, rng: &mut WorkerRng) -> Draws {
     let mut scratch = Vec::new();
-    Draws::drawn(new.figure() - base.figure(), count, || {
+    Draws::drawn(new.figure - base.figure, count, || {
         new.draw(rng, &mut scratch) - base.draw(rng, &mut scratch)
     })
 }
