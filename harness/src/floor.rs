@@ -280,9 +280,10 @@ impl Handing<'_> {
         let entry = self.hand.first + self.hand.used;
         let mine = self.word_of(flow, entry);
         let line = &self.memory.entries[entry];
-        for (word, value) in line.iter().zip(self.keys[flow].words().into_iter().cycle()) {
+        let words = self.keys[flow].words();
+        for (at, word) in line.iter().enumerate() {
             // Relaxed: published by the exchange.
-            word.store(value, Ordering::Relaxed);
+            word.store(words[at % words.len()], Ordering::Relaxed);
         }
         let head = self.memory.head(bucket, place);
         // Acquire, as below.

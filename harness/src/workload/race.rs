@@ -21,7 +21,7 @@ use clashtrack_engine::table::hash::HashKey;
 use clashtrack_engine::table::key::{FlowKey, KeyV4};
 use clashtrack_engine::table::lockfree::Isa;
 use clashtrack_engine::table::slab::EntryId;
-use clashtrack_engine::table::{Clash, Confirmed, FlowTable, Hit, TableConfig};
+use clashtrack_engine::table::{Confirmed, FlowTable, Hit, TableConfig};
 use clashtrack_engine::time::{Nanos, SECOND};
 use clashtrack_engine::tuple::{Direction, Tuple};
 
@@ -268,7 +268,7 @@ impl<T: FlowTable<KeyV4>> Racer for Offer<'_, T> {
             hand.tally.count(&outcome, &hand.counters);
             match outcome {
                 Confirmed::Refused(_) => continue,
-                Confirmed::Merged(clash) => hand.check_winner(table, clash, &reply),
+                Confirmed::Merged(clash) => hand.check_winner(table, clash.winner, &reply),
                 // The packet is through and lets go of its connection, as `kfree_skb` does.
                 Confirmed::Inserted | Confirmed::ReplyOnly(_) => {
                     table.release(&mut hand.worker, id);
@@ -342,7 +342,7 @@ impl<W> Hand<W> {
     fn check_winner<T: FlowTable<KeyV4, Worker = W>>(
         &mut self,
         table: &T,
-        clash: Clash,
+        winner: EntryId,
         reply: &KeyV4,
     ) {
         if self.tally.resolved_same.is_multiple_of(TORN_CHECK_EVERY) {
@@ -353,7 +353,7 @@ impl<W> Hand<W> {
                 None => self.tally.torn += 1,
             }
         }
-        table.release(&mut self.worker, clash.winner);
+        table.release(&mut self.worker, winner);
     }
 }
 
