@@ -21,6 +21,8 @@
 //! - I3 a number that is given back is not handed out again before the stack that was
 //!   drained at that time is empty. So a number's generation wraps only after 2^29 *rounds*, which
 //!   are [`ROUND`] allocations each in a large table: more than a day at five million a second.
+//!   One whose last life nobody else knew of comes once in half a chunk of allocations instead: where all lose, it
+//!   wraps after an hour.
 //!
 //! # Linearization
 //! Push and pop: the CAS of the stack's head. Change of rounds: the CAS of `round`.
@@ -188,6 +190,8 @@ const AHEAD: usize = 20;
 pub(super) struct Cache {
     taking: Vec<u32>,
     giving: Vec<u32>,
+    /// Numbers whose last lives nobody else knew of.
+    unseen: Vec<u32>,
 }
 
 impl Cache {
@@ -196,11 +200,12 @@ impl Cache {
         Cache {
             taking: Vec::with_capacity(2 * CHUNK),
             giving: Vec::with_capacity(2 * CHUNK),
+            unseen: Vec::with_capacity(CHUNK),
         }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.taking.is_empty() && self.giving.is_empty()
+        self.taking.is_empty() && self.giving.is_empty() && self.unseen.is_empty()
     }
 
     /// The number that is taken after `AHEAD - 1` others.
@@ -224,7 +229,8 @@ impl Cache {
     /// All numbers in it.
     #[cfg(test)]
     pub(super) fn iter(&self) -> impl Iterator<Item = u32> + '_ {
-        self.taking.iter().chain(&self.giving).copied()
+        let given = self.giving.iter().chain(&self.unseen);
+        self.taking.iter().chain(given).copied()
     }
 
     /// Puts `count` numbers at hand, so that taking them later touches nothing shared.
@@ -240,6 +246,7 @@ impl Cache {
     pub(super) fn absorb(&mut self, other: &mut Cache) {
         self.giving.append(&mut other.taking);
         self.giving.append(&mut other.giving);
+        self.giving.append(&mut other.unseen);
     }
 }
 
@@ -274,6 +281,11 @@ impl Pool {
 
     #[cold]
     fn refill(&self, cache: &mut Cache) {
+        // Not for a few: each would be used again and again.
+        if 2 * cache.unseen.len() > self.chunk {
+            std::mem::swap(&mut cache.taking, &mut cache.unseen);
+            return;
+        }
         // Ends: each turn drains, starts a round that somebody filled, or falls through.
         loop {
             // Relaxed: a round that is over only costs the order of one chunk.
@@ -292,6 +304,7 @@ impl Pool {
             if filled == 0 {
                 // What this thread gave back itself is the last resort: it breaks the rounds (I3).
                 std::mem::swap(&mut cache.taking, &mut cache.giving);
+                cache.taking.append(&mut cache.unseen);
                 return;
             }
             // Relaxed, both: the stacks order their contents themselves; failing means that somebody else did it.
@@ -324,6 +337,17 @@ impl Pool {
     fn take_blank(&self) -> Option<u32> {
         let used_before = self.blank.pop(&self.chunks);
         used_before.or_else(|| take_range(&self.fresh_chunks, self.chunks.len() as u64, 1).next())
+    }
+
+    /// Gives a number back of whose last life nobody else knew: it stays with this thread, whose caches have what it
+    /// stands for.
+    #[inline]
+    pub(super) fn give_unseen(&self, cache: &mut Cache, number: u32) {
+        if cache.unseen.len() < self.chunk {
+            cache.unseen.push(number);
+        } else {
+            self.give(cache, number);
+        }
     }
 
     /// Gives a number back. It must be the caller's own (I1).
@@ -418,6 +442,28 @@ mod tests {
             assert!(taken.insert(number), "{number} came twice in one round");
             pool.give(&mut cache, number);
         }
+    }
+
+    #[test]
+    fn a_number_that_nobody_saw_stays_with_its_thread_and_comes_once_in_half_a_chunk() {
+        let pool = Pool::new(32 * CHUNK);
+        let (mut cache, mut uses) = (Cache::new(), vec![0; 32 * CHUNK]);
+        const STEPS: usize = 100 * CHUNK;
+        for step in 0..STEPS {
+            let number = pool.take(&mut cache).unwrap();
+            uses[number as usize] += 1;
+            // Now and then one is seen, and goes to all.
+            if step % 7 == 0 {
+                pool.give(&mut cache, number);
+            } else {
+                pool.give_unseen(&mut cache, number);
+            }
+        }
+        let most = uses.iter().max().unwrap();
+        assert!(*most <= STEPS / (CHUNK / 2), "{most} uses of one number");
+        let used = uses.iter().filter(|count| **count > 0).count();
+        assert!(used < 16 * CHUNK, "{used} numbers went through its hands");
+        assert_eq!(pool.at_rest().len() + cache.iter().count(), 32 * CHUNK);
     }
 
     #[test]

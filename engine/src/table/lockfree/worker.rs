@@ -395,7 +395,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     pub(super) fn end_unseen(&self, worker: &mut LockfreeWorker, id: EntryId) {
         self.end_state(id);
         worker.give_permit();
-        self.entries.give(&mut worker.entries, id.index);
+        self.entries.give_unseen(&mut worker.entries, id.index);
     }
 
     /// Ends the life of an Aborted or Dying entry, all of whose pieces are cleared. For
