@@ -9,7 +9,7 @@ use clashtrack::history::store::{Run, Store, Wanted};
 use rusqlite::Connection;
 use serde_json::{Value, json};
 
-const SCHEMA: &str = include_str!("../schema/clashtrack-1.json");
+use crate::{assert_fits_the_schema, clashtrack};
 
 /// A folder to run the command in.
 struct Folder(tempfile::TempDir);
@@ -24,12 +24,10 @@ impl Folder {
     }
 
     fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_clashtrack"));
+        let mut command = clashtrack(words);
         command
-            .args(words)
             .current_dir(self.0.path())
-            .env_remove("CLASHTRACK_HISTORY")
-            .stdin(Stdio::null());
+            .env_remove("CLASHTRACK_HISTORY");
         command
     }
 
@@ -84,16 +82,6 @@ fn long(save: &str) -> Vec<&str> {
     [&words[..], &[save]].concat()
 }
 
-fn fits_the_schema(value: &Value) {
-    let schema = serde_json::from_str(SCHEMA).expect("the schema is JSON");
-    let validator = jsonschema::validator_for(&schema).expect("the schema is one");
-    let errors: Vec<String> = validator
-        .iter_errors(value)
-        .map(|error| format!("{}: {error}", error.instance_path()))
-        .collect();
-    assert!(errors.is_empty(), "{errors:#?}");
-}
-
 /// Sixteen runs whose time of an operation is a fifth longer from the ninth on; the limit stays.
 fn stepped(path: &Path) {
     let mut store = Store::to_save(path).expect("opened");
@@ -146,7 +134,7 @@ fn what_is_saved_is_what_was_printed_and_history_shows_it() {
 
     folder.printed(&SHORT);
     let value = folder.json(&["history", "--table", "lockfree"]);
-    fits_the_schema(&value);
+    assert_fits_the_schema(&value);
     let [series] = value["results"].as_array().expect("series").as_slice() else {
         panic!("one series: {value}");
     };
@@ -370,7 +358,7 @@ fn a_step_is_found_where_it_is_and_not_in_the_limit() {
     stepped(&folder.path("h.sqlite"));
     let history = ["history", "--file", "h.sqlite"];
     let value = folder.json(&history);
-    fits_the_schema(&value);
+    assert_fits_the_schema(&value);
     let series = &value["results"][0];
     assert_eq!(
         series["changes"].as_array().map(Vec::len),

@@ -1,7 +1,7 @@
 //! `clashtrack simulate` as a user's script sees it: the experiment of the article on SNAT
 //! time-outs on both kernels, its variations, and bad use.
 
-use std::process::{Command, Output};
+use std::process::Output;
 
 use serde_json::Value;
 
@@ -11,23 +11,16 @@ const RULE: &str = "iptables -t nat -A POSTROUTING -p tcp -d 127.0.0.1 --dport 8
 const ARTICLE_SYNS: [f64; 7] = [0., 1., 3., 7., 15., 31., 63.];
 const LINEAR_SYNS: [f64; 11] = [0., 1., 2., 3., 4., 5., 7., 11., 19., 35., 67.];
 
-fn clashtrack(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_clashtrack"))
-        .arg("simulate")
-        .args(args)
-        .output()
-        .expect("the command starts")
+fn simulate(args: &[&str]) -> Output {
+    crate::output(&[&["simulate"], args].concat())
 }
 
 fn json(args: &[&str]) -> Value {
-    let output = clashtrack(&[args, &["--json"]].concat());
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(0), "{args:?}: {said}");
-    serde_json::from_slice(&output.stdout).expect("stdout is one JSON object")
+    crate::json(&[&["simulate"], args, &["--json"]].concat())
 }
 
 fn text(args: &[&str]) -> String {
-    let output = clashtrack(args);
+    let output = simulate(args);
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(0), "{args:?}: {said}");
     String::from_utf8(output.stdout).expect("stdout is text")
@@ -35,7 +28,7 @@ fn text(args: &[&str]) -> String {
 
 /// What stderr says of a bad use, which exits with 2 and prints nothing else.
 fn refused(args: &[&str]) -> String {
-    let output = clashtrack(args);
+    let output = simulate(args);
     assert_eq!(output.status.code(), Some(2), "{args:?}");
     assert!(output.stdout.is_empty(), "{args:?}");
     String::from_utf8(output.stderr).expect("stderr is text")
@@ -293,10 +286,10 @@ fn an_occupier_that_conntrack_forgets_gives_the_port_back() {
 #[test]
 fn a_predicted_timeout_is_exit_code_1_only_when_asked_for() {
     let args = with_rule(RULE, &["--fail-on-timeout"]);
-    assert_eq!(clashtrack(&args).status.code(), Some(1));
+    assert_eq!(simulate(&args).status.code(), Some(1));
     let free = with_rule(RULE, &["--fail-on-timeout", "--connections", "1"]);
-    assert_eq!(clashtrack(&free).status.code(), Some(0));
-    assert_eq!(clashtrack(&with_rule(RULE, &[])).status.code(), Some(0));
+    assert_eq!(simulate(&free).status.code(), Some(0));
+    assert_eq!(simulate(&with_rule(RULE, &[])).status.code(), Some(0));
 }
 
 #[test]
@@ -479,7 +472,7 @@ fn rules_are_read_from_a_file_of_iptables_save() {
         path.to_str().unwrap(),
     ];
     assert_eq!(outcomes(&json(&args)), ["established", "timed_out"]);
-    let notes = String::from_utf8(clashtrack(&args).stderr).unwrap();
+    let notes = String::from_utf8(simulate(&args).stderr).unwrap();
     assert!(
         notes.contains("filter"),
         "the skipped table is told: {notes}"

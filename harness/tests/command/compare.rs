@@ -2,11 +2,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
 
 use serde_json::{Value, json};
 
-const SCHEMA: &str = include_str!("../schema/clashtrack-1.json");
+use crate::{assert_fits_the_schema, clashtrack, schema};
 
 struct Folder(tempfile::TempDir);
 
@@ -59,8 +59,7 @@ fn slower(factor: f64) -> Value {
 }
 
 fn compare(base: &Path, new: &Path, more: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_clashtrack"))
-        .arg("compare")
+    clashtrack(&["compare"])
         .args([base, new])
         .args(more)
         .output()
@@ -118,13 +117,7 @@ fn how_the_intervals_were_made_is_said() {
 fn what_json_prints_is_what_the_schema_says() {
     let (_, text, _) = said(&result(), &slower(2.0), &["--json"]);
     let value: Value = serde_json::from_str(&text).expect("one JSON object");
-    let schema = serde_json::from_str(SCHEMA).expect("the schema is JSON");
-    let validator = jsonschema::validator_for(&schema).expect("the schema is one");
-    let errors: Vec<String> = validator
-        .iter_errors(&value)
-        .map(|error| format!("{}: {error}", error.instance_path()))
-        .collect();
-    assert!(errors.is_empty(), "{errors:#?}");
+    assert_fits_the_schema(&value);
     let row = &value["results"][0];
     let ratio = row["ratio"].as_f64().expect("a number");
     assert!((ratio - 2.0).abs() < 1e-9, "{row}");
@@ -286,8 +279,7 @@ fn the_form_to_send_holds_what_the_commands_print_and_leaves_files_alone() {
     let folder = Folder::new();
     let path = folder.0.path().join("form.json");
     let form = || {
-        Command::new(env!("CARGO_BIN_EXE_clashtrack"))
-            .args(["submit-form", "--launches", "1", "--duration", "1us"])
+        clashtrack(&["submit-form", "--launches", "1", "--duration", "1us"])
             .args(["--connections", "500", "--quiet", "--out"])
             .arg(&path)
             .output()
@@ -298,9 +290,7 @@ fn the_form_to_send_holds_what_the_commands_print_and_leaves_files_alone() {
     assert_eq!(output.status.code(), Some(0), "{said}");
     let text = fs::read_to_string(&path).expect("written");
     let value: Value = serde_json::from_str(&text).expect("JSON");
-    let schema = serde_json::from_str(SCHEMA).expect("the schema is JSON");
-    let validator = jsonschema::validator_for(&schema).expect("the schema is one");
-    assert!(validator.is_valid(&value), "{value}");
+    assert!(schema().is_valid(&value), "{value}");
     let commands: Vec<&str> = value["results"]
         .as_array()
         .expect("parts")

@@ -411,7 +411,7 @@ fn jumps_in_raw_are_fine_as_long_as_they_lead_nowhere() {
 
 #[test]
 fn a_docker_file_is_understood_and_the_filter_table_left_out_with_a_note() {
-    let text = include_str!("data/rules/docker.rules");
+    let text = include_str!("../data/rules/docker.rules");
     let rules = load_file(text);
     assert_eq!(
         rules.notes,
@@ -443,7 +443,7 @@ fn a_docker_file_is_understood_and_the_filter_table_left_out_with_a_note() {
 
 #[test]
 fn a_home_routers_file_is_understood() {
-    let rules = load_file(include_str!("data/rules/router.rules"));
+    let rules = load_file(include_str!("../data/rules/router.rules"));
     assert_eq!(rules.notes.len(), 1, "{:?}", rules.notes);
     assert!(rules.notes[0].contains("`mangle`"), "{:?}", rules.notes);
     assert!(
@@ -473,8 +473,8 @@ fn a_home_routers_file_is_understood() {
 #[test]
 fn printed_rules_are_the_lines_that_iptables_save_wrote() {
     for text in [
-        include_str!("data/rules/docker.rules"),
-        include_str!("data/rules/router.rules"),
+        include_str!("../data/rules/docker.rules"),
+        include_str!("../data/rules/router.rules"),
     ] {
         let mut table = None;
         for line in text.lines() {

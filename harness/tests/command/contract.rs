@@ -1,33 +1,17 @@
-//! The command as a script uses it: exit codes, what is on stdout, and the JSON schema
-//! (`run` has a file of its own).
+//! What all subcommands promise a script: exit codes, what is on stdout, and the JSON schema
+//! (`run` and others have files of their own, too).
 
 use std::collections::BTreeSet;
-use std::process::{Command, Output, Stdio};
+use std::process::Stdio;
 
 use clap::{CommandFactory, Parser};
 use clashtrack::cli::Cli;
 use serde_json::Value;
 
-const SCHEMA: &str = include_str!("../schema/clashtrack-1.json");
+use crate::{assert_fits_the_schema, clashtrack, json, output, schema};
 
 /// Two clients, one port: the second one's SYNs are dropped.
 const ONE_PORT: &str = "iptables -t nat -A POSTROUTING -p tcp -d 127.0.0.1 --dport 8080 -j SNAT --to-source 127.0.0.1:40000";
-
-fn clashtrack(words: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_clashtrack"));
-    command.args(words).stdin(Stdio::null());
-    command
-}
-
-fn output(words: &[&str]) -> Output {
-    clashtrack(words).output().expect("the command starts")
-}
-
-fn json(words: &[&str]) -> Value {
-    let output = output(words);
-    assert_eq!(output.status.code(), Some(0), "{words:?}: {output:?}");
-    serde_json::from_slice(&output.stdout).expect("one JSON object on stdout")
-}
 
 #[test]
 fn bad_use_exits_with_2_and_prints_nothing_on_stdout() {
@@ -139,8 +123,6 @@ fn shell_words(line: &str) -> Vec<String> {
 
 #[test]
 fn what_json_prints_is_what_the_schema_says() {
-    let schema: Value = serde_json::from_str(SCHEMA).expect("the schema is JSON");
-    let validator = jsonschema::validator_for(&schema).expect("the schema is a schema");
     let commands: [&[&str]; 4] = [
         &["hooks", "--json"],
         &["list", "--format", "json"],
@@ -158,19 +140,13 @@ fn what_json_prints_is_what_the_schema_says() {
     ];
     let known = subcommands();
     for words in commands.iter().filter(|words| known.contains(words[0])) {
-        let value = json(words);
-        let errors: Vec<_> = validator
-            .iter_errors(&value)
-            .map(|error| format!("{}: {error}", error.instance_path()))
-            .collect();
-        assert!(errors.is_empty(), "{words:?}:\n{}", errors.join("\n"));
+        assert_fits_the_schema(&json(words));
     }
 }
 
 #[test]
 fn the_schema_refuses_what_is_no_envelope() {
-    let schema: Value = serde_json::from_str(SCHEMA).expect("the schema is JSON");
-    let validator = jsonschema::validator_for(&schema).expect("the schema is a schema");
+    let validator = schema();
     let value = json(&["hooks", "--json"]);
     assert!(validator.is_valid(&value));
     let mut worded = value.clone();

@@ -1,5 +1,5 @@
 //! What is said of rules that cannot be honoured: whole messages, as texts under
-//! `data/rules/`. With `BLESS=1` in the environment they are written anew.
+//! `tests/data/rules/`. With `BLESS=1` in the environment they are written anew.
 
 use std::path::Path;
 
@@ -257,7 +257,7 @@ fn files_that_are_no_such_files_are_pointed_at() {
 /// its errors are seen, and nothing else is refused.
 #[test]
 fn of_a_kubernetes_file_the_marks_and_the_statistics_are_refused() {
-    let text = include_str!("data/rules/kubernetes.rules");
+    let text = include_str!("../data/rules/kubernetes.rules");
     let mut lines: Vec<&str> = text.lines().collect();
     let mut errors = Vec::new();
     loop {

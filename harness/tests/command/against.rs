@@ -1,11 +1,11 @@
 //! Two programs in turns, as a script uses them: what a program that is sampled says, and the comparison measured.
 
 use std::io::Write;
-use std::process::{Command, Output, Stdio};
+use std::process::{Output, Stdio};
 
 use serde_json::Value;
 
-const SCHEMA: &str = include_str!("../schema/clashtrack-1.json");
+use crate::{assert_fits_the_schema, clashtrack};
 
 /// A workload so small that a comparison takes no time.
 const SMALL: [&str; 9] = [
@@ -19,12 +19,6 @@ const SMALL: [&str; 9] = [
     "--prefetch",
     "t0",
 ];
-
-fn clashtrack(words: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_clashtrack"));
-    command.args(words);
-    command
-}
 
 fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
@@ -86,13 +80,7 @@ fn a_check_goes_on_where_it_was_and_stays_what_it_was() {
         let code = output.status.code();
         assert!(matches!(code, Some(0 | 1)), "{}", stderr(output));
         let value: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-        let schema = serde_json::from_str(SCHEMA).expect("the schema is JSON");
-        let validator = jsonschema::validator_for(&schema).expect("a schema");
-        let errors: Vec<_> = validator
-            .iter_errors(&value)
-            .map(|e| e.to_string())
-            .collect();
-        assert!(errors.is_empty(), "{errors:?}");
+        assert_fits_the_schema(&value);
         let rows = value["results"].as_array().expect("rows").clone();
         rows.iter().filter_map(|row| row["done"].as_u64()).collect()
     };

@@ -1,30 +1,12 @@
 //! `clashtrack run --rate` as a user's script sees it.
 
-use std::process::{Command, Output};
-
 use serde_json::Value;
 
-const SCHEMA: &str = include_str!("../schema/clashtrack-1.json");
-
-fn clashtrack(words: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_clashtrack"))
-        .args(words)
-        .output()
-        .expect("the command starts")
-}
+use crate::{assert_fits_the_schema, output};
 
 fn json(words: &[&str]) -> Value {
-    let output = clashtrack(&[&["run"], words, &["--json", "--quiet"]].concat());
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{words:?}: {said}");
-    let value = serde_json::from_slice(&output.stdout).expect("stdout is one JSON object");
-    let schema = serde_json::from_str(SCHEMA).expect("the schema is JSON");
-    let validator = jsonschema::validator_for(&schema).expect("the schema is one");
-    let errors: Vec<String> = validator
-        .iter_errors(&value)
-        .map(|error| format!("{}: {error}", error.instance_path()))
-        .collect();
-    assert!(errors.is_empty(), "{errors:#?}");
+    let value = crate::json(&[&["run"], words, &["--json", "--quiet"]].concat());
+    assert_fits_the_schema(&value);
     value
 }
 
@@ -180,7 +162,7 @@ fn a_limit_that_cannot_be_kept_ends_with_no_rate() {
 #[test]
 fn a_run_at_rates_for_people_names_every_percentile_as_what_it_is() {
     let words = ["run", "lookup-hit", "--table", "lockfree", "--rate", "20k"];
-    let output = clashtrack(&[&words[..], &SMALL].concat());
+    let output = output(&[&words[..], &SMALL].concat());
     let text = String::from_utf8(output.stdout).unwrap();
     for wanted in [
         "open loop, 20000 operations a second of all workers",
@@ -212,7 +194,7 @@ fn growth_is_a_row_a_size_with_the_limit_at_each() {
         "--repeat",
         "1",
     ];
-    let output = clashtrack(&[&words[..], &sizes].concat());
+    let output = output(&[&words[..], &sizes].concat());
     let text = String::from_utf8(output.stdout).unwrap();
     let (_, growth) = text
         .split_once("lookup-hit as the table grows")
@@ -272,7 +254,7 @@ fn what_cannot_be_honoured_exits_with_2_and_says_what_can() {
             "MB are free",
         ),
     ] {
-        let output = clashtrack(&[&["run"], words].concat());
+        let output = output(&[&["run"], words].concat());
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{words:?}: {stderr}");
         assert!(stderr.contains(said), "{words:?}: {stderr}");

@@ -2,37 +2,16 @@
 
 #[cfg(target_os = "linux")]
 use std::io::Write;
-use std::process::{Command, Output, Stdio};
+#[cfg(target_os = "linux")]
+use std::process::{Command, Stdio};
 
 use clashtrack::peer::{DEFAULT_TABLES, TABLES};
 use clashtrack_engine::table::lockfree::Isa;
 use serde_json::Value;
 
-const SCHEMA: &str = include_str!("../schema/clashtrack-1.json");
-
-fn clashtrack(words: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_clashtrack"))
-        .args(words)
-        .output()
-        .expect("the command starts")
-}
-
-fn json(words: &[&str]) -> Value {
-    let output = clashtrack(words);
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{words:?}: {said}");
-    serde_json::from_slice(&output.stdout).expect("stdout is one JSON object")
-}
-
-fn assert_fits_the_schema(value: &Value) {
-    let schema = serde_json::from_str(SCHEMA).expect("the schema is JSON");
-    let validator = jsonschema::validator_for(&schema).expect("the schema is one");
-    let errors: Vec<String> = validator
-        .iter_errors(value)
-        .map(|error| format!("{}: {error}", error.instance_path()))
-        .collect();
-    assert!(errors.is_empty(), "{errors:#?}");
-}
+#[cfg(target_os = "linux")]
+use crate::clashtrack;
+use crate::{assert_fits_the_schema, json, output, schema};
 
 /// One short round a sample.
 const SHORT: [&str; 7] = [
@@ -225,8 +204,7 @@ fn a_result_without_its_accounting_does_not_fit_the_schema() {
     let mut value = short_run(&["clash", "--table", "mutex"]);
     let result = value["results"][0].as_object_mut().unwrap();
     result.remove("accounting");
-    let schema = serde_json::from_str(SCHEMA).unwrap();
-    assert!(!jsonschema::is_valid(&schema, &value));
+    assert!(!schema().is_valid(&value));
 }
 
 #[test]
@@ -304,7 +282,7 @@ fn bad_use_exits_with_2_and_says_how_to_mend_it() {
             "--batch: 1000000000 is out of range",
         ),
     ] {
-        let output = clashtrack(words);
+        let output = output(words);
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{words:?}: {stderr}");
         assert!(stderr.contains(said), "{words:?}: {stderr}");
@@ -331,7 +309,7 @@ fn an_instruction_set_that_the_processor_has_not_is_refused() {
             isa.name(),
             "--json",
         ];
-        let output = clashtrack(&words);
+        let output = output(&words);
         let stderr = String::from_utf8_lossy(&output.stderr);
         if isa.is_available() {
             assert!(output.status.success(), "{isa:?}: {stderr}");
@@ -358,7 +336,7 @@ fn a_run_for_people_has_a_grid_a_workload_and_conntrack_s_lines() {
         "--repeat",
         "1",
     ];
-    let output = clashtrack(&words);
+    let output = output(&words);
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success());
     for wanted in [
@@ -376,7 +354,7 @@ fn a_run_for_people_has_a_grid_a_workload_and_conntrack_s_lines() {
 fn csv_has_the_same_columns_whatever_is_run_and_bare_numbers_in_them() {
     let run = |words: &[&str]| {
         let short = ["--connections", "500", "--duration", "1us", "--repeat", "1"];
-        let output = clashtrack(&[&["run"], words, &short, &["--format", "csv"]].concat());
+        let output = output(&[&["run"], words, &short, &["--format", "csv"]].concat());
         assert!(output.status.success(), "{output:?}");
         String::from_utf8(output.stdout).unwrap()
     };
@@ -407,16 +385,8 @@ fn csv_has_the_same_columns_whatever_is_run_and_bare_numbers_in_them() {
 #[cfg(target_os = "linux")]
 #[test]
 fn ctrl_c_ends_a_run_with_what_was_measured_so_far() {
-    let child = Command::new(env!("CARGO_BIN_EXE_clashtrack"))
-        .args([
-            "run",
-            "clash",
-            "--connections",
-            "500",
-            "--duration",
-            "10m",
-            "--json",
-        ])
+    let words = ["clash", "--connections", "500", "--duration", "10m"];
+    let child = clashtrack(&[&["run"], &words[..], &["--json"]].concat())
         .stdout(Stdio::piped())
         .spawn()
         .expect("the command starts");
@@ -438,8 +408,7 @@ fn ctrl_c_ends_a_run_with_what_was_measured_so_far() {
 #[cfg(target_os = "linux")]
 #[test]
 fn ctrl_c_ends_a_replay_with_what_was_read_so_far() {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_clashtrack"))
-        .args(["replay", "--json", "-"])
+    let mut child = clashtrack(&["replay", "--json", "-"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -514,7 +483,7 @@ fn launches_are_processes_whose_samples_stay_apart() {
     }
     let limits = results[0]["limit_samples_ns"].as_array().unwrap();
     assert_eq!(limits.len(), 6);
-    let output = clashtrack(&["run", "lookup-hit", "--launches", "0"]);
+    let output = output(&["run", "lookup-hit", "--launches", "0"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("--launches: 0"));
 }

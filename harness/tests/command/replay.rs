@@ -10,9 +10,11 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Output, Stdio};
 
 use serde_json::Value;
+
+use crate::clashtrack;
 
 const GATEWAY: &str = "dst=198.51.100.1 ";
 
@@ -28,8 +30,7 @@ fn real_capture() -> Vec<u8> {
 
 /// Runs the command with the capture on its standard input.
 fn replay(arguments: &[&str], capture: &[u8]) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_clashtrack"))
-        .arg("replay")
+    let mut child = clashtrack(&["replay"])
         .args(arguments)
         .arg("-")
         .stdin(Stdio::piped())
@@ -298,8 +299,7 @@ fn a_file_that_is_no_capture_prints_nothing_and_exits_with_2() {
 
 #[test]
 fn one_bad_file_among_good_ones_prints_nothing() {
-    let output = Command::new(env!("CARGO_BIN_EXE_clashtrack"))
-        .arg("replay")
+    let output = clashtrack(&["replay"])
         .args([data("inside.pcap"), data("table.txt")])
         .output()
         .unwrap();
@@ -310,10 +310,7 @@ fn one_bad_file_among_good_ones_prints_nothing() {
 
 #[test]
 fn a_file_that_is_not_there_is_named() {
-    let output = Command::new(env!("CARGO_BIN_EXE_clashtrack"))
-        .args(["replay", "no-such.pcap"])
-        .output()
-        .unwrap();
+    let output = crate::output(&["replay", "no-such.pcap"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(text(&output.stderr).contains("no-such.pcap"));
 }
@@ -502,8 +499,7 @@ mod made {
             ),
         );
         let answer = write("back.pcap", &pcap(RAW, &[(2, udp(B, A, 64, (2, 1)))]));
-        let output = Command::new(env!("CARGO_BIN_EXE_clashtrack"))
-            .arg("replay")
+        let output = clashtrack(&["replay"])
             .args([answer, question])
             .output()
             .unwrap();
