@@ -245,7 +245,7 @@ impl Layout {
     /// The same with room for what so many workers keep at hand, which the others cannot have.
     #[must_use]
     pub fn for_workers(self, workers: usize) -> Layout {
-        let at_hand = workers.saturating_mul(3 * pool::CHUNK);
+        let at_hand = workers.saturating_mul(pool::AT_HAND);
         let entries_left = ENTRIES_MAX.saturating_sub(self.entries_max);
         Layout {
             slack: self.slack.max(at_hand.min(entries_left)),

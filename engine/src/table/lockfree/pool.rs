@@ -50,6 +50,9 @@ use crate::table::storage::{Array, Zeroed};
 /// Numbers of a chunk. Few under a checker, so that chunks change hands there.
 pub(super) const CHUNK: usize = if CHECKED { 2 } else { 61 };
 
+/// Numbers that one thread keeps at hand, which no other can have: a chunk each of what it takes, gives, and was alone to see.
+pub(super) const AT_HAND: usize = 3 * CHUNK;
+
 #[repr(C, align(64))]
 #[derive(Debug)]
 struct Chunk {
@@ -185,7 +188,7 @@ pub(super) struct Pool {
 /// from a core that wrote it.
 const AHEAD: usize = 20;
 
-/// Numbers that one thread has at hand.
+/// Numbers that one thread has at hand. Its three parts change places, so that all have the same room.
 #[derive(Debug, Default)]
 pub(super) struct Cache {
     taking: Vec<u32>,
@@ -200,7 +203,7 @@ impl Cache {
         Cache {
             taking: Vec::with_capacity(2 * CHUNK),
             giving: Vec::with_capacity(2 * CHUNK),
-            unseen: Vec::with_capacity(CHUNK),
+            unseen: Vec::with_capacity(2 * CHUNK),
         }
     }
 
@@ -464,6 +467,12 @@ mod tests {
         let used = uses.iter().filter(|count| **count > 0).count();
         assert!(used < 16 * CHUNK, "{used} numbers went through its hands");
         assert_eq!(pool.at_rest().len() + cache.iter().count(), 32 * CHUNK);
+        // The last of all are what it kept, and no part of the cache had to grow for them.
+        let left = std::iter::from_fn(|| pool.take(&mut cache)).count();
+        assert_eq!(left, 32 * CHUNK);
+        for part in [&cache.taking, &cache.giving, &cache.unseen] {
+            assert_eq!(part.capacity(), 2 * CHUNK);
+        }
     }
 
     #[test]
