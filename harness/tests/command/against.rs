@@ -5,7 +5,7 @@ use std::process::{Output, Stdio};
 
 use serde_json::Value;
 
-use crate::{assert_fits_the_schema, clashtrack};
+use crate::{assert_fits_the_schema, clashtrack, refused};
 
 /// A workload so small that a comparison takes no time.
 const SMALL: [&str; 9] = [
@@ -53,12 +53,7 @@ fn a_program_that_is_sampled_says_that_it_is_ready_and_answers_each_line() {
 
 #[test]
 fn several_cases_cannot_be_sampled_on_demand() {
-    let output = clashtrack(&["run", "connect", "--on-demand"])
-        .args(SMALL)
-        .output()
-        .expect("it runs");
-    assert_eq!(output.status.code(), Some(2));
-    let said = stderr(&output);
+    let said = refused(clashtrack(&["run", "connect", "--on-demand"]).args(SMALL));
     assert!(said.contains("say one workload"), "{said}");
 }
 
@@ -105,9 +100,7 @@ fn a_debug_build_is_not_compared_with_a_release() {
         &["run", "lookup-hit", "--against", "HEAD", "--prefetch", "t0"][..],
         &["flame", "lookup-hit", "--against", "HEAD"],
     ] {
-        let output = clashtrack(words).output().expect("it runs");
-        assert_eq!(output.status.code(), Some(2), "{words:?}");
-        let said = stderr(&output);
+        let said = refused(&mut clashtrack(words));
         assert!(
             said.contains("debug build") && said.contains("--release"),
             "{said}"
@@ -117,9 +110,6 @@ fn a_debug_build_is_not_compared_with_a_release() {
 
 #[test]
 fn a_threshold_is_for_a_comparison() {
-    let output = clashtrack(&["run", "lookup-hit", "--threshold", "5%"])
-        .output()
-        .expect("it runs");
-    assert_eq!(output.status.code(), Some(2));
-    assert!(stderr(&output).contains("--against"), "{}", stderr(&output));
+    let said = refused(&mut clashtrack(&["run", "lookup-hit", "--threshold", "5%"]));
+    assert!(said.contains("--against"), "{said}");
 }

@@ -11,7 +11,9 @@ mod run;
 mod simulate;
 
 use std::process::{Command, Output, Stdio};
+use std::sync::LazyLock;
 
+use jsonschema::Validator;
 use serde_json::Value;
 
 fn clashtrack(words: &[&str]) -> Command {
@@ -32,18 +34,28 @@ fn json(words: &[&str]) -> Value {
     serde_json::from_slice(&output.stdout).expect("one JSON object on stdout")
 }
 
+/// What is said on stderr of bad use; it must end with 2 and print nothing.
+#[track_caller]
+fn refused(command: &mut Command) -> String {
+    let output = command.output().expect("the command starts");
+    let said = String::from_utf8(output.stderr).expect("stderr is text");
+    assert_eq!(output.status.code(), Some(2), "{command:?}: {said}");
+    assert!(output.stdout.is_empty(), "{command:?}: {said}");
+    said
+}
+
 /// The contract of what `--json` prints.
-fn schema() -> jsonschema::Validator {
+static SCHEMA: LazyLock<Validator> = LazyLock::new(|| {
     let text = include_str!("../../schema/clashtrack-1.json");
     let schema = serde_json::from_str(text).expect("the schema is JSON");
     jsonschema::validator_for(&schema).expect("the schema is one")
-}
+});
 
 #[track_caller]
 fn assert_fits_the_schema(value: &Value) {
-    let errors: Vec<String> = schema()
+    let errors: Vec<String> = SCHEMA
         .iter_errors(value)
         .map(|error| format!("{}: {error}", error.instance_path()))
         .collect();
-    assert!(errors.is_empty(), "{errors:#?}");
+    assert!(errors.is_empty(), "{}: {errors:#?}", value["command"]);
 }

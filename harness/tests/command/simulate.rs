@@ -28,10 +28,7 @@ fn text(args: &[&str]) -> String {
 
 /// What stderr says of a bad use, which exits with 2 and prints nothing else.
 fn refused(args: &[&str]) -> String {
-    let output = simulate(args);
-    assert_eq!(output.status.code(), Some(2), "{args:?}");
-    assert!(output.stdout.is_empty(), "{args:?}");
-    String::from_utf8(output.stderr).expect("stderr is text")
+    crate::refused(&mut crate::clashtrack(&[&["simulate"], args].concat()))
 }
 
 fn with_rule<'a>(rule: &'a str, rest: &[&'a str]) -> Vec<&'a str> {
