@@ -66,10 +66,7 @@ fn connect<K: FlowKey>(
     ids: &mut Vec<EntryId>,
     rng: &mut WorkerRng,
 ) {
-    let mut batch = [EntryId {
-        index: 0,
-        generation: 0,
-    }; CONNECT_BATCH];
+    let mut batch = [EntryId::new(0, 0); CONNECT_BATCH];
     for pairs in pairs.chunks(CONNECT_BATCH) {
         table.begin(worker);
         for (place, (original, reply)) in batch.iter_mut().zip(pairs) {

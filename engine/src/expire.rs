@@ -34,7 +34,7 @@ impl<T: FlowTable<KeyV4>> Worker<'_, T> {
     pub(crate) fn kill(&mut self, id: EntryId, now: Nanos) -> bool {
         let entry = self.engine.table.slab().entry(id);
         let state = entry.state();
-        if state.life == Life::Pending && state.generation == id.generation {
+        if state.life == Life::Pending && state.generation == id.generation() {
             // In no table, and ours: marked, and refused at confirm.
             return !entry.set_status(Status::DYING).contains(Status::DYING);
         }
@@ -142,7 +142,7 @@ impl<T: FlowTable<KeyV4>> Worker<'_, T> {
         let mut stopped_at = None;
         for (id, entry) in slab.confirmed_in(places.clone()) {
             if run.expired + run.evicted > GC_EXPIRED_MAX {
-                stopped_at = Some(id.index as usize);
+                stopped_at = Some(id.index() as usize);
                 break;
             }
             if entry.is_expired(now) {
@@ -272,7 +272,7 @@ mod tests {
         let over = engine.table.allocate(&mut worker.table).unwrap();
         engine.table.discard(&mut worker.table, over);
         let next = engine.table.allocate(&mut worker.table).unwrap();
-        assert_eq!(next.index, over.index);
+        assert_eq!(next.index(), over.index());
         assert!(!worker.kill(over, 0));
         assert!(engine.table.slab().entry(next).status().is_empty());
         assert!(worker.kill(next, 0));

@@ -67,7 +67,7 @@ fn the_loser_is_handed_to_the_winner<T: FlowTable<KeyV4>>(flow: (KeyV4, KeyV4)) 
     );
     // The loser is nobody's: it cannot be removed, nor found when the winner has gone.
     let state = table.slab().entry(loser).state();
-    assert!(state.life != Life::Confirmed || state.generation != loser.generation);
+    assert!(state.life != Life::Confirmed || state.generation != loser.generation());
     assert!(!table.remove(&mut worker, loser));
     assert!(table.remove(&mut worker, winner));
     table.release(&mut worker, winner);
@@ -101,7 +101,7 @@ fn every_packet_is_counted_on_the_entry_that_is_found<T: FlowTable<KeyV4> + Sync
                         other => panic!("flow {n}: {other:?}"),
                     };
                     // Relaxed: a count, read when all threads have ended.
-                    packets[mine.index as usize].fetch_add(1, Ordering::Relaxed);
+                    packets[mine.index() as usize].fetch_add(1, Ordering::Relaxed);
                     table.release(&mut worker, mine);
                 }
                 table.leave(&mut worker);
@@ -112,7 +112,7 @@ fn every_packet_is_counted_on_the_entry_that_is_found<T: FlowTable<KeyV4> + Sync
     for n in 0..FLOWS {
         let hit = find(&table, &mut worker, &plain(n).0).expect("each flow is in");
         // Relaxed: after all threads.
-        let counted = packets[hit.id.index as usize].load(Ordering::Relaxed);
+        let counted = packets[hit.id.index() as usize].load(Ordering::Relaxed);
         assert_eq!(
             counted, THREADS,
             "flow {n}: a packet went to the loser's entry"
@@ -123,7 +123,7 @@ fn every_packet_is_counted_on_the_entry_that_is_found<T: FlowTable<KeyV4> + Sync
 
 fn is_alive<T: FlowTable<KeyV4>>(table: &T, id: EntryId) -> bool {
     let state = table.slab().entry(id).state();
-    state.life == Life::Confirmed && state.generation == id.generation
+    state.life == Life::Confirmed && state.generation == id.generation()
 }
 
 /// Two inside hosts are translated to one outside key, so that they contend for the answers;

@@ -32,13 +32,13 @@ unsafe impl Sync for Bodies {}
 
 impl Bodies {
     fn write(&self, id: EntryId, original: KeyV4) {
-        let cell = self.0[id.index as usize].get();
+        let cell = self.0[id.index() as usize].get();
         // SAFETY: see `Sync`; the race that `RACE=planted` makes is what the sanitizer is to find.
         unsafe { *cell = body_of(original) };
     }
 
     fn read(&self, id: EntryId) -> [u64; 2] {
-        let cell = self.0[id.index as usize].get();
+        let cell = self.0[id.index() as usize].get();
         // SAFETY: see `Sync`.
         unsafe { *cell }
     }

@@ -167,7 +167,7 @@ pub(crate) fn connect_patiently<K: FlowKey, T: FlowTable<K>, P: ClashPolicy<K> +
 /// What is held stays this life. A table that holds by epochs may show it as free already when somebody else has removed
 /// it: then it is not used again before it is given back.
 fn is_of_life<K: FlowKey, T: FlowTable<K>>(table: &T, id: EntryId) -> bool {
-    table.slab().entry(id).state().generation == id.generation
+    table.slab().entry(id).state().generation == id.generation()
 }
 
 fn entry_key<K: FlowKey>(keys: [Name; 2], direction: Direction) -> K {

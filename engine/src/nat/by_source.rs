@@ -159,16 +159,13 @@ mod tests {
     }
 
     fn id(index: u32) -> EntryId {
-        EntryId {
-            index,
-            generation: 1,
-        }
+        EntryId::new(index, 1)
     }
 
     fn linked(by_source: &BySource, original: &KeyV4, reply: &KeyV4) -> Vec<u32> {
         let mut ids = Vec::new();
         by_source.find(original, reply, |id| {
-            ids.push(id.index);
+            ids.push(id.index());
             None::<()>
         });
         ids
@@ -184,7 +181,7 @@ mod tests {
         by_source.link(&key(71, 100, 0), &any, id(4));
         assert_eq!(linked(&by_source, &key(70, 999, 0), &any), [3, 2, 1]);
         assert_eq!(
-            by_source.find(&key(70, 1, 0), &any, |id| Some(id.index)),
+            by_source.find(&key(70, 1, 0), &any, |id| Some(id.index())),
             Some(3)
         );
     }

@@ -2,6 +2,8 @@
 //!
 //! Memory picture, states, invariants and pairs are at the head of [`slab`](super::slab).
 
+use std::fmt;
+
 use super::key::{FlowKey, KeyV4};
 use super::storage::Zeroed;
 use crate::status::Status;
@@ -12,12 +14,41 @@ use crate::tuple::Direction;
 
 /// A connection's number and life. A copy kept over time must be checked with
 /// [`Slab::is_current`](super::slab::Slab::is_current) before it is believed.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct EntryId {
+///
+/// | generation 32 | index 32 |
+///
+/// One word, not two fields: an id that is written in halves and read as a whole waits until the halves have left
+/// the store buffer, and that is behind every line which another core still has.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct EntryId(u64);
+
+impl EntryId {
+    /// A life (29 bits) of a place in the slab.
+    #[must_use]
+    #[inline(always)]
+    pub const fn new(index: u32, generation: u32) -> EntryId {
+        EntryId((generation as u64) << 32 | index as u64)
+    }
+
     /// Place in the slab.
-    pub index: u32,
+    #[must_use]
+    #[inline(always)]
+    pub const fn index(self) -> u32 {
+        self.0 as u32
+    }
+
     /// Life of that place, 29 bits.
-    pub generation: u32,
+    #[must_use]
+    #[inline(always)]
+    pub const fn generation(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+}
+
+impl fmt::Debug for EntryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "EntryId({} in life {})", self.index(), self.generation())
+    }
 }
 
 /// What an entry is to the table.

@@ -134,7 +134,7 @@ impl<K: FlowKey> Slab<K> {
     #[must_use]
     #[inline]
     pub fn entry(&self, id: EntryId) -> &Entry<K> {
-        &self.entries[id.index as usize]
+        &self.entries[id.index() as usize]
     }
 
     /// The entry at a place, whatever life it is in.
@@ -154,7 +154,7 @@ impl<K: FlowKey> Slab<K> {
     #[must_use]
     #[inline]
     pub fn tracker(&self, id: EntryId) -> &TrackerCell {
-        &self.trackers[id.index as usize]
+        &self.trackers[id.index() as usize]
     }
 
     /// The tracker's memory at a place, to ask for it ahead of use.
@@ -167,14 +167,14 @@ impl<K: FlowKey> Slab<K> {
     pub fn traffic(&self, id: EntryId, direction: Direction) -> Option<&Traffic> {
         self.traffic
             .as_ref()
-            .map(|t| &t[id.index as usize][direction.index()])
+            .map(|t| &t[id.index() as usize][direction.index()])
     }
 
     /// Is this still the life that the id was made for?
     #[must_use]
     pub fn is_current(&self, id: EntryId) -> bool {
         let state = self.entry(id).state();
-        state.generation == id.generation && state.life != Life::Free
+        state.generation == id.generation() && state.life != Life::Free
     }
 
     /// What `read` makes of an entry that nobody holds, if the entry was Confirmed in this
@@ -182,7 +182,7 @@ impl<K: FlowKey> Slab<K> {
     pub fn read_confirmed<R>(&self, id: EntryId, read: impl FnOnce() -> R) -> Option<R> {
         let confirmed = || {
             let state = self.entry(id).state();
-            state.generation == id.generation && state.life == Life::Confirmed
+            state.generation == id.generation() && state.life == Life::Confirmed
         };
         if !confirmed() {
             return None;
@@ -231,7 +231,7 @@ impl<K: FlowKey> Slab<K> {
         };
         // Release: a reader carried here by an old link must not pair the new life with old fields.
         entry.state.store(state.pack(), Ordering::Release);
-        EntryId { index, generation }
+        EntryId::new(index, generation)
     }
 
     /// Takes a reference, unless the entry is free or on its way there
@@ -253,10 +253,7 @@ impl<K: FlowKey> Slab<K> {
                 Ordering::Relaxed,
             ) {
                 Ok(_) => {
-                    return Some(EntryId {
-                        index,
-                        generation: EntryState::unpack(seen).generation,
-                    });
+                    return Some(EntryId::new(index, EntryState::unpack(seen).generation));
                 }
                 Err(now) => seen = now,
             }
@@ -275,7 +272,7 @@ impl<K: FlowKey> Slab<K> {
         // Relaxed: only compared, by the exchange below.
         let mut seen = state.load(Ordering::Relaxed);
         loop {
-            if seen < ONE_REFERENCE || EntryState::unpack(seen).generation != id.generation {
+            if seen < ONE_REFERENCE || EntryState::unpack(seen).generation != id.generation() {
                 return false;
             }
             // Acquire, P1: keys and fields of the life we now hold. Failure relaxed: tried again.
@@ -326,7 +323,7 @@ impl<K: FlowKey> Slab<K> {
             .pack(),
             Ordering::Relaxed,
         );
-        cache.free.push(id.index);
+        cache.free.push(id.index());
         if cache.free.len() > CACHE_MAX {
             let mut pool = self
                 .pool
@@ -355,7 +352,7 @@ impl<K: FlowKey> Slab<K> {
         let mut seen = word.load(Ordering::Relaxed);
         loop {
             let state = EntryState::unpack(seen);
-            if state.life != from || state.generation != id.generation {
+            if state.life != from || state.generation != id.generation() {
                 return false;
             }
             let next = EntryState { life: to, ..state }.pack();
@@ -386,7 +383,7 @@ impl<K: FlowKey> Slab<K> {
                 generation, life, ..
             } = entry.state();
             let index = index as u32;
-            (life == Life::Confirmed).then_some((EntryId { index, generation }, entry))
+            (life == Life::Confirmed).then_some((EntryId::new(index, generation), entry))
         })
     }
 }
@@ -405,7 +402,7 @@ mod tests {
         assert!(slab.release(&mut cache, first));
         assert!(!slab.is_current(first));
         let second = slab.allocate(&mut cache).unwrap();
-        assert_eq!(second.index, first.index);
+        assert_eq!(second.index(), first.index());
         assert!(slab.is_current(second) && !slab.is_current(first));
     }
 
@@ -415,7 +412,7 @@ mod tests {
         let mut cache = FreeCache::new();
         for _ in 0..3 {
             let ids: Vec<_> = std::iter::from_fn(|| slab.allocate(&mut cache)).collect();
-            let places: std::collections::HashSet<_> = ids.iter().map(|id| id.index).collect();
+            let places: std::collections::HashSet<_> = ids.iter().map(|id| id.index()).collect();
             assert_eq!((ids.len(), places.len()), (300, 300));
             for id in ids {
                 assert!(slab.release(&mut cache, id));
@@ -462,7 +459,7 @@ mod tests {
         let mut cache = FreeCache::new();
         let id = slab.allocate(&mut cache).unwrap();
         assert!(slab.change_life(id, Life::Pending, Life::Confirmed));
-        assert_eq!(slab.try_acquire(id.index), Some(id));
+        assert_eq!(slab.try_acquire(id.index()), Some(id));
         assert!(slab.change_life(id, Life::Confirmed, Life::Dying));
         assert!(
             !slab.change_life(id, Life::Confirmed, Life::Dying),
@@ -471,7 +468,7 @@ mod tests {
         assert!(!slab.release(&mut cache, id));
         assert!(slab.allocate(&mut cache).is_none());
         assert!(slab.release(&mut cache, id));
-        assert_eq!(slab.try_acquire(id.index), None);
+        assert_eq!(slab.try_acquire(id.index()), None);
         assert!(slab.allocate(&mut cache).is_some());
     }
 }

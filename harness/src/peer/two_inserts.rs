@@ -99,17 +99,14 @@ const GENERATION_SHIFT: u32 = 35;
 impl Place {
     fn new(id: EntryId, direction: Direction) -> Place {
         Place(
-            u64::from(id.generation) << GENERATION_SHIFT
-                | u64::from(id.index) << 1
+            u64::from(id.generation()) << GENERATION_SHIFT
+                | u64::from(id.index()) << 1
                 | direction as u64,
         )
     }
 
     fn id(self) -> EntryId {
-        EntryId {
-            index: (self.0 >> 1) as u32,
-            generation: (self.0 >> GENERATION_SHIFT) as u32,
-        }
+        EntryId::new((self.0 >> 1) as u32, (self.0 >> GENERATION_SHIFT) as u32)
     }
 
     fn direction(self) -> Direction {
@@ -323,10 +320,7 @@ impl<K: FlowKey, M: ConcurrentMap<K>> FlowTable<K> for TwoInserts<K, M> {
         for index in (0..EVICTION_PLACES.min(places)).map(|i| (first + i) % places) {
             let entry = self.slab.at(index as u32);
             let state = entry.state();
-            let id = EntryId {
-                index: index as u32,
-                generation: state.generation,
-            };
+            let id = EntryId::new(index as u32, state.generation);
             if state.life != Life::Confirmed {
                 continue;
             }
@@ -541,10 +535,7 @@ mod tests {
     #[test]
     fn a_place_gives_back_the_life_and_the_direction_it_was_made_of() {
         for direction in [Direction::Original, Direction::Reply] {
-            let id = EntryId {
-                index: u32::MAX >> 1,
-                generation: (1 << 29) - 1,
-            };
+            let id = EntryId::new(u32::MAX >> 1, (1 << 29) - 1);
             let place = Place::new(id, direction);
             assert_eq!((place.id(), place.direction()), (id, direction));
         }

@@ -293,10 +293,7 @@ mod tests {
             protocol,
         };
         Snapshot {
-            id: EntryId {
-                index: 0,
-                generation: 1,
-            },
+            id: EntryId::new(0, 1),
             original,
             reply: original.invert().unwrap(),
             zones: (0, 0),

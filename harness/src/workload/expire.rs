@@ -524,7 +524,7 @@ fn pass<T: FlowTable<KeyV4>>(
         if entry.is_expired(now) {
             expired.push(id);
             if expired.len() == PASS_EXPIRED {
-                return id.index as usize + 1;
+                return id.index() as usize + 1;
             }
         }
     }

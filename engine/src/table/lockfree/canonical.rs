@@ -29,11 +29,6 @@ impl<K: FlowKey> Oriented<K> {
             covers: 1 + Covers::from(is_inverted),
         }
     }
-
-    /// A tuple to itself: no telling question from answer.
-    fn is_own_inverse(&self) -> bool {
-        self.canon.inverse() == Some(self.canon)
-    }
 }
 
 /// Where a canonical key belongs.
@@ -89,8 +84,8 @@ impl<K: FlowKey> Piece<K> {
             self.place.tag,
             self.covers,
             self.role,
-            id.generation,
-            id.index,
+            id.generation(),
+            id.index(),
         )
     }
 
@@ -128,14 +123,19 @@ impl<K: FlowKey> Pieces<K> {
         reply: &K,
         (hasher, buckets): (H, u32),
     ) -> Result<Pieces<K>, SelfClash> {
-        let (first, second) = (Oriented::new(original), Oriented::new(reply));
+        let first = Oriented::new(original);
         let place = Place::of(&first.canon, hasher, buckets);
-        if is_equal(&first.canon, &second.canon) {
-            if first.covers == second.covers && !first.is_own_inverse() {
-                return Err(SelfClash);
-            }
+        if original
+            .inverse()
+            .is_some_and(|answer| is_equal(&answer, reply))
+        {
+            // Without NAT.
             let both = Piece::new(&first, COVERS_BOTH, Direction::Original, place);
             return Ok(Pieces::one(both));
+        }
+        let second = Oriented::new(reply);
+        if is_equal(&first.canon, &second.canon) {
+            return Err(SelfClash);
         }
         let reply_first = is_less(&second.canon, &first.canon);
         let behind = Place::of(&second.canon, hasher, buckets);
@@ -168,6 +168,12 @@ impl<K: FlowKey> Pieces<K> {
     #[inline]
     pub(super) fn original(&self) -> &Piece<K> {
         &self.pieces[0]
+    }
+
+    /// There is one alone.
+    #[inline]
+    pub(super) fn is_one(&self) -> bool {
+        self.count == 1
     }
 
     #[inline]

@@ -62,6 +62,7 @@ enum Lost {
 
 impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     /// [`FlowTable::confirm`](crate::table::FlowTable::confirm), pinned.
+    #[inline(always)]
     pub(super) fn confirm_pinned(
         &self,
         worker: &mut LockfreeWorker,
@@ -71,7 +72,9 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
         policy: &mut dyn ClashPolicy<K>,
     ) -> Confirmed {
         let pieces = self.pieces_to_confirm(id);
-        if let Ok(pieces) = &pieces {
+        if let Ok(pieces) = &pieces
+            && !pieces.is_one()
+        {
             // Both at once: the second one is there when the first one is done.
             self.prefetch_heads(pieces);
         }
@@ -86,6 +89,9 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     }
 
     /// Confirms an entry of these pieces, at a time, with a random number for its limit.
+    ///
+    /// From here to the first attempt's decision all is one function: what goes wrong is in others.
+    #[inline(always)]
     pub(super) fn confirm_pieces(
         &self,
         worker: &mut LockfreeWorker,
@@ -136,6 +142,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     }
 
     /// The two stages, and what the policy says between them.
+    #[inline(always)]
     fn confirm_or_resolve(
         &self,
         worker: &mut LockfreeWorker,
@@ -143,54 +150,58 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
         pieces: &Pieces<K>,
         policy: &mut dyn ClashPolicy<K>,
     ) -> Confirmed {
-        let loser = self.slab.entry(confirm.id);
         let first = match self.glance(confirm.id, confirm.now, pieces) {
             Some(clash) => clash,
-            None => match self.insert(worker, confirm, pieces, Stage::BothKeys) {
-                Ok(()) => return Confirmed::Inserted,
-                Err(Lost::To(clash)) => clash,
-                Err(Lost::Refused(refusal)) => return Confirmed::Refused(refusal),
-            },
+            None => {
+                let Err(why) = self.attempt(worker, confirm, pieces, Stage::BothKeys) else {
+                    return Confirmed::Inserted;
+                };
+                match self.insert_again(worker, confirm, pieces, Stage::BothKeys, why) {
+                    Ok(()) => return Confirmed::Inserted,
+                    Err(Lost::To(clash)) => clash,
+                    Err(Lost::Refused(refusal)) => return Confirmed::Refused(refusal),
+                }
+            }
         };
+        let loser = self.slab.entry(confirm.id);
         match policy.decide(&first, loser, self.slab.entry(first.winner)) {
             ClashStep::Merge => self.merge(worker, first),
             ClashStep::Drop => Confirmed::Refused(Refusal::Clash(first)),
-            ClashStep::ReplyOnly => {
-                // The reply chain is taken without a limit here, as in the kernel.
-                confirm.limit = G::POSITIONS;
-                let reply = Pieces::reply_only(&loser.key(Direction::Reply), self.hashing());
-                match self.insert(worker, confirm, &reply, Stage::ReplyOnly) {
-                    Ok(()) => Confirmed::ReplyOnly(first),
-                    Err(Lost::To(again)) => {
-                        match policy.decide(&again, loser, self.slab.entry(again.winner)) {
-                            ClashStep::Merge => self.merge(worker, again),
-                            _ => Confirmed::Refused(Refusal::Clash(again)),
-                        }
-                    }
-                    Err(Lost::Refused(refusal)) => Confirmed::Refused(refusal),
+            ClashStep::ReplyOnly => self.confirm_by_reply(worker, confirm, first, policy),
+        }
+    }
+
+    /// The second stage: by the reply key alone.
+    #[inline(never)]
+    fn confirm_by_reply(
+        &self,
+        worker: &mut LockfreeWorker,
+        confirm: &mut Confirm,
+        first: Clash,
+        policy: &mut dyn ClashPolicy<K>,
+    ) -> Confirmed {
+        let loser = self.slab.entry(confirm.id);
+        // The reply chain is taken without a limit here, as in the kernel.
+        confirm.limit = G::POSITIONS;
+        let reply = Pieces::reply_only(&loser.key(Direction::Reply), self.hashing());
+        let Err(why) = self.attempt(worker, confirm, &reply, Stage::ReplyOnly) else {
+            return Confirmed::ReplyOnly(first);
+        };
+        match self.insert_again(worker, confirm, &reply, Stage::ReplyOnly, why) {
+            Ok(()) => Confirmed::ReplyOnly(first),
+            Err(Lost::To(again)) => {
+                match policy.decide(&again, loser, self.slab.entry(again.winner)) {
+                    ClashStep::Merge => self.merge(worker, again),
+                    _ => Confirmed::Refused(Refusal::Clash(again)),
                 }
             }
+            Err(Lost::Refused(refusal)) => Confirmed::Refused(refusal),
         }
     }
 
     fn merge(&self, worker: &mut LockfreeWorker, clash: Clash) -> Confirmed {
         worker.hold();
         Confirmed::Merged(clash)
-    }
-
-    /// Inserts, or says which key is taken and by whom. After an error the entry is as it
-    /// was before, but seen by others: it must be retired, or inserted again.
-    fn insert(
-        &self,
-        worker: &mut LockfreeWorker,
-        confirm: &mut Confirm,
-        pieces: &Pieces<K>,
-        stage: Stage,
-    ) -> Result<(), Lost> {
-        match self.attempt(worker, confirm, pieces, stage) {
-            Ok(()) => Ok(()),
-            Err(why) => self.insert_again(worker, confirm, pieces, stage, why),
-        }
     }
 
     /// Finds out who was in the way of the first attempt, and tries again where he has gone since.
@@ -232,7 +243,9 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
         unreachable!("the last attempt returns")
     }
 
-    /// One attempt to get in, under a Pending state of its own.
+    /// One attempt to get in, under a Pending state of its own: inserts, or says why not. After an error the entry is as
+    /// it was before; if others have seen it, it must be retired, or inserted again.
+    #[inline(always)]
     fn attempt(
         &self,
         worker: &mut LockfreeWorker,
@@ -244,7 +257,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
         let entry = self.slab.entry(id);
         confirm.attempts += 1;
         let pending = State::pending(
-            id.generation,
+            id.generation(),
             Attempt {
                 number: confirm.attempts,
                 limit: confirm.limit,
@@ -269,7 +282,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
         confirm.shown = worker.unshown.take().is_none();
         // Acquire, P1: what the decision was made from.
         let state = State(self.state_word(id).load(Ordering::Acquire));
-        debug_assert!(!state.is_pending() && state.generation() == id.generation);
+        debug_assert!(!state.is_pending() && state.generation() == id.generation());
         let Some(why) = state.abort() else {
             // Confirmed, or somebody has removed it again since.
             // Ours first: see the fence in `kill`.
@@ -326,10 +339,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
             return None;
         };
         Some(Clash {
-            winner: EntryId {
-                index,
-                generation: state.generation(),
-            },
+            winner: EntryId::new(index, state.generation()),
             key,
             winner_key,
             at_reply_only: false,
@@ -377,10 +387,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
             .find(|&(key, theirs)| mine.key(key) == owner.key(theirs))
             .unwrap_or((Direction::Reply, Direction::Reply));
         Clash {
-            winner: EntryId {
-                index: winner,
-                generation,
-            },
+            winner: EntryId::new(winner, generation),
             key,
             winner_key,
             at_reply_only: stage == Stage::ReplyOnly,

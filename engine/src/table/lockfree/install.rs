@@ -51,6 +51,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     ///
     /// Calls itself by way of [`LockfreeTable::install`] when it meets another insert; each
     /// time at a larger key, so no deeper than there are threads inserting.
+    #[inline(always)]
     pub(super) fn finish(&self, worker: &mut LockfreeWorker, insert: Insert, pieces: &Pieces<K>) {
         for piece in pieces.iter() {
             if !self.install(worker, insert, piece) {
@@ -102,6 +103,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     }
 
     /// Makes one piece official; false if the insert is decided without it.
+    #[inline(always)]
     fn install(&self, worker: &mut LockfreeWorker, insert: Insert, piece: &Piece<K>) -> bool {
         let chain = self.index.chain(piece.place.bucket);
         let mine = piece.slot(insert.id);
@@ -248,7 +250,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
                             self.reap(worker, winner);
                             return Err(Step::Again);
                         }
-                        self.abort(worker, insert, Abort::Clash(winner.index));
+                        self.abort(worker, insert, Abort::Clash(winner.index()));
                         return Err(Step::Decided);
                     }
                 }
@@ -276,10 +278,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
         if !piece.has_canon_of(&entry.key(slot.role())) {
             return Met::Other;
         }
-        let id = EntryId {
-            index: slot.index(),
-            generation: state.generation(),
-        };
+        let id = EntryId::new(slot.index(), state.generation());
         if state.is_pending() {
             Met::Pending(Insert { id, pending: state })
         } else {

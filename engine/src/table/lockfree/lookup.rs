@@ -222,10 +222,7 @@ fn hit_of(slot: Slot, state: State, owned: u8) -> Option<Hit> {
         return None;
     }
     Some(Hit {
-        id: EntryId {
-            index: slot.index(),
-            generation: state.generation(),
-        },
+        id: EntryId::new(slot.index(), state.generation()),
         // Without a branch: which direction it is cannot be predicted.
         direction: select_unpredictable(owned & 2 != 0, Direction::Reply, Direction::Original),
     })

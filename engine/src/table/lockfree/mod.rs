@@ -359,10 +359,8 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
                 let word = self.slab.at(slot.index()).state_word();
                 // Acquire, P1.
                 let state = State(word.load(Ordering::Acquire));
-                (state.is_confirmed() && slot.is_of(state)).then_some(EntryId {
-                    index: slot.index(),
-                    generation: state.generation(),
-                })
+                (state.is_confirmed() && slot.is_of(state))
+                    .then_some(EntryId::new(slot.index(), state.generation()))
             })
     }
 }

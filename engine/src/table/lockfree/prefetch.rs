@@ -46,7 +46,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
             self.prefetch_chains_if(ids, |id| {
                 // Acquire, P1: the keys of a life that is confirmed (I7).
                 let state = State(self.state_word(id).load(Ordering::Acquire));
-                state.is_confirmed() && state.generation() == id.generation
+                state.is_confirmed() && state.generation() == id.generation()
             });
         }
     }

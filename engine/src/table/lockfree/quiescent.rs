@@ -33,7 +33,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
         let wanted: usize = self
             .slab
             .confirmed()
-            .map(|(id, _)| self.pieces_of(id, self.state(id.index)).iter().count())
+            .map(|(id, _)| self.pieces_of(id, self.state(id.index())).iter().count())
             .sum();
         assert_eq!(
             official, wanted,
@@ -82,10 +82,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
                 state.is_confirmed() && slot.is_of(state),
                 "{slot:?} is official, {state:?}"
             );
-            let id = EntryId {
-                index: slot.index(),
-                generation: state.generation(),
-            };
+            let id = EntryId::new(slot.index(), state.generation());
             let pieces = self.pieces_of(id, state);
             assert!(
                 pieces
@@ -168,16 +165,16 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
         count(&mut owners, "free", self.entries.at_rest());
         count(&mut owners, "orphan", free);
         count(&mut owners, "orphan limbo", limbo);
-        count(&mut owners, "in hand", in_hand.iter().map(|id| id.index));
+        count(&mut owners, "in hand", in_hand.iter().map(|id| id.index()));
         for worker in workers {
             count(&mut owners, "cache", worker.entries.iter());
             count(&mut owners, "limbo", worker.entry_limbo.iter());
-            count(&mut owners, "removed", worker.owned().map(|id| id.index));
+            count(&mut owners, "removed", worker.owned().map(|id| id.index()));
         }
         count(
             &mut owners,
             "table",
-            self.slab.confirmed().map(|(id, _)| id.index),
+            self.slab.confirmed().map(|(id, _)| id.index()),
         );
         owners
     }

@@ -29,7 +29,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     pub(super) fn confirmed_state(&self, id: EntryId) -> Option<State> {
         // Acquire, P1: if it is confirmed, its keys.
         let state = State(self.state_word(id).load(Ordering::Acquire));
-        let is_alive = state.is_confirmed() && state.generation() == id.generation;
+        let is_alive = state.is_confirmed() && state.generation() == id.generation();
         is_alive.then_some(state)
     }
 

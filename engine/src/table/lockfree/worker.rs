@@ -395,7 +395,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     pub(super) fn end_unseen(&self, worker: &mut LockfreeWorker, id: EntryId) {
         self.end_state(id);
         worker.give_permit();
-        self.entries.give_unseen(&mut worker.entries, id.index);
+        self.entries.give_unseen(&mut worker.entries, id.index());
     }
 
     /// Ends the life of an Aborted or Dying entry, all of whose pieces are cleared. For
@@ -404,7 +404,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
         const OPEN_MAX: usize = 64;
         self.end_state(id);
         worker.give_permit();
-        worker.entry_limbo.retire(id.index);
+        worker.entry_limbo.retire(id.index());
         if worker.entry_limbo.open() >= OPEN_MAX {
             worker.seal();
         }
@@ -415,7 +415,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
         let word = self.slab.entry(id).state_word();
         // Relaxed, both: a dead state is changed by its owner alone, and to a state that is as dead.
         let state = State(word.load(Ordering::Relaxed));
-        debug_assert_eq!(state.generation(), id.generation);
+        debug_assert_eq!(state.generation(), id.generation());
         word.store(state.freed().0, Ordering::Relaxed);
     }
 }

@@ -227,8 +227,8 @@ impl<K: FlowKey> FlowTable<K> for StripedTable<K> {
         let original = self.bucket(&entry.key(Direction::Original));
         let reply = self.bucket(&entry.key(Direction::Reply));
         let _locks = self.lock_two(original, reply);
-        self.unlink_node(original, id.index, Direction::Original);
-        self.unlink_node(reply, id.index, Direction::Reply);
+        self.unlink_node(original, id.index(), Direction::Original);
+        self.unlink_node(reply, id.index(), Direction::Reply);
         true
     }
 
@@ -304,10 +304,7 @@ impl<K: FlowKey> StripedTable<K> {
     fn try_hit(&self, worker: &mut StripedWorker, node: Node, key: &K, now: Nanos) -> Option<Hit> {
         let entry = self.slab.at(node.index);
         let state = entry.state();
-        let id = EntryId {
-            index: node.index,
-            generation: state.generation,
-        };
+        let id = EntryId::new(node.index, state.generation);
         match state.life {
             Life::Free | Life::Pending => return None,
             Life::Confirmed if entry.is_expired(now) => {
@@ -348,10 +345,7 @@ impl<K: FlowKey> StripedTable<K> {
         while let Link::Node(node) = link {
             let entry = self.slab.at(node.index);
             let state = entry.state();
-            let id = EntryId {
-                index: node.index,
-                generation: state.generation,
-            };
+            let id = EntryId::new(node.index, state.generation);
             if state.life == Life::Confirmed {
                 if entry.is_expired(now) {
                     self.kill(worker, id);
@@ -423,10 +417,7 @@ impl<K: FlowKey> StripedTable<K> {
     /// The clash with the owner of a node in a locked chain.
     fn clash(&self, owner: Node, key: Direction, at_reply_only: bool) -> Clash {
         Clash {
-            winner: EntryId {
-                index: owner.index,
-                generation: self.slab.at(owner.index).state().generation,
-            },
+            winner: EntryId::new(owner.index, self.slab.at(owner.index).state().generation),
             key,
             winner_key: owner.direction,
             at_reply_only,
@@ -472,7 +463,7 @@ impl<K: FlowKey> StripedTable<K> {
     fn publish(&self, id: EntryId, nodes: &[(Direction, u32)]) {
         for &(direction, bucket) in nodes {
             let node = Node {
-                index: id.index,
+                index: id.index(),
                 direction,
             };
             self.link_at_head(bucket, node);

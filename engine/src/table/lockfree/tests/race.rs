@@ -56,7 +56,7 @@ impl Tally {
 
 fn is_confirmed<G: Geometry>(table: &LockfreeTable<KeyV4, G>, id: EntryId) -> bool {
     let state = table.slab().entry(id).state();
-    state.life == Life::Confirmed && state.generation == id.generation
+    state.life == Life::Confirmed && state.generation == id.generation()
 }
 
 /// Finds a connection by one key and looks for it by the other: not found, although it was
@@ -146,7 +146,7 @@ fn offer<G: Geometry>(
         }
         Confirmed::Merged(clash) => {
             let winner = table.slab().entry(clash.winner);
-            assert_eq!(winner.state().generation, clash.winner.generation, "held");
+            assert_eq!(winner.state().generation, clash.winner.generation(), "held");
             table.release(worker, clash.winner);
             tally.merged += 1;
         }

@@ -92,7 +92,7 @@ impl LockfreeWorker {
         self.removed.clear();
         let mut entry_limbo = std::mem::take(&mut self.entry_limbo);
         for id in self.owned.drain(..) {
-            entry_limbo.retire(id.index);
+            entry_limbo.retire(id.index());
             self.permits += 1;
         }
         // From now on what it took out waits for others, not for whoever takes it over.
