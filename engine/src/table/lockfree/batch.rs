@@ -87,7 +87,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     #[inline]
     pub(super) fn prefetch_heads(&self, pieces: &Pieces<K>) {
         for piece in pieces.iter() {
-            prefetch(self.write_hint, self.index.chain(piece.place.bucket).head());
+            prefetch(self.write_hint, self.index.chain(piece.bucket).head());
         }
     }
 
@@ -98,7 +98,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
         }
         let (mut long, mut count) = ([0; 2 * BATCH], 0);
         for piece in all.iter().flatten().flat_map(Pieces::iter) {
-            let bucket = piece.place.bucket;
+            let bucket = piece.bucket;
             long[count] = bucket;
             // Counted, not branched on: one chain in eight goes on.
             count += usize::from(self.index.chain(bucket).header().overflow() > 0);

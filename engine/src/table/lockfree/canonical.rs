@@ -5,7 +5,7 @@
 //! one orientation each of two canonical keys, with two. Two pieces are *equal* when their
 //! canonical keys are and they cover a common orientation.
 
-use super::word::{COVERS_BOTH, Covers, Pattern, Slot};
+use super::word::{COVERS_BOTH, Covers, Pattern, Slot, Stem};
 use crate::table::hash::KeyHasher;
 use crate::table::key::FlowKey;
 use crate::table::slab::EntryId;
@@ -61,9 +61,10 @@ impl Place {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Piece<K> {
     canon: K,
-    covers: Covers,
-    role: Direction,
-    pub(super) place: Place,
+    /// A whole word, as it was written: see [`EntryId`].
+    stem: Stem,
+    /// Head bucket.
+    pub(super) bucket: u32,
 }
 
 impl<K: FlowKey> Piece<K> {
@@ -71,27 +72,26 @@ impl<K: FlowKey> Piece<K> {
     fn new(key: &Oriented<K>, covers: Covers, role: Direction, place: Place) -> Piece<K> {
         Piece {
             canon: key.canon,
-            covers,
-            role,
-            place,
+            stem: Stem::new(place.tag, covers, role),
+            bucket: place.bucket,
         }
+    }
+
+    /// Hash bits that the bucket does not depend on.
+    #[inline]
+    pub(super) fn tag(&self) -> u16 {
+        self.stem.tag()
     }
 
     /// The word of this piece of an entry.
     #[inline]
     pub(super) fn slot(&self, id: EntryId) -> Slot {
-        Slot::new(
-            self.place.tag,
-            self.covers,
-            self.role,
-            id.generation(),
-            id.index(),
-        )
+        self.stem.slot(id)
     }
 
     /// Slots that may be of an equal piece.
     pub(super) fn pattern(&self) -> Pattern {
-        Pattern::new(self.place.tag, self.covers)
+        Pattern::of(self.stem)
     }
 
     /// Has `key` this canonical key?

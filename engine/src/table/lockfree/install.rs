@@ -73,8 +73,8 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     #[inline(always)]
     pub(super) fn glance(&self, id: EntryId, now: Nanos, pieces: &Pieces<K>) -> Option<Clash> {
         let piece = pieces.original();
-        let head = self.index.chain(piece.place.bucket).head();
-        let seen = self.isa.candidates(head, piece.place.tag);
+        let head = self.index.chain(piece.bucket).head();
+        let seen = self.isa.candidates(head, piece.tag());
         if seen.is_empty() {
             return None;
         }
@@ -105,7 +105,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     /// Makes one piece official; false if the insert is decided without it.
     #[inline(always)]
     fn install(&self, worker: &mut LockfreeWorker, insert: Insert, piece: &Piece<K>) -> bool {
-        let chain = self.index.chain(piece.place.bucket);
+        let chain = self.index.chain(piece.bucket);
         let mine = piece.slot(insert.id);
         let mut claim = None;
         let h = chain.header();
@@ -264,7 +264,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     /// header stands official words do not change: as good as reading them one by one.
     #[inline(always)]
     fn has_no_match(&self, bucket: &Bucket, piece: &Piece<K>) -> bool {
-        self.isa.sees_none(bucket, piece.place.tag)
+        self.isa.sees_none(bucket, piece.tag())
     }
 
     /// What a slot of the right tag stands for.

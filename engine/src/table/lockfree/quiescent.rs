@@ -87,7 +87,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
             assert!(
                 pieces
                     .iter()
-                    .any(|p| p.place.bucket == bucket && p.slot(id) == slot),
+                    .any(|p| p.bucket == bucket && p.slot(id) == slot),
                 "{slot:?} is no piece of its entry in this chain"
             );
         }

@@ -79,7 +79,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
 
     #[inline]
     fn clear(&self, worker: &mut LockfreeWorker, id: EntryId, piece: &Piece<K>) {
-        let chain = self.index.chain(piece.place.bucket);
+        let chain = self.index.chain(piece.bucket);
         let mine = piece.slot(id);
         // Ends: each further turn is caused by a header that somebody else changed.
         loop {

@@ -488,6 +488,7 @@ mod vector {
 
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod tests {
+    use super::super::word::Stem;
     #[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, miri))))]
     use super::vector::{Avx2, Avx512};
     use super::*;
@@ -517,7 +518,7 @@ mod tests {
                 slots: words.map(AtomicU64::new),
             };
             for used in [SLOTS, 3] {
-                let expected = scan(&bucket, used, Pattern::new(tag, covers));
+                let expected = scan(&bucket, used, Pattern::of(Stem::new(tag, covers, Direction::Original)));
                 let expected: Vec<Slot> = bits(expected.matches).map(|i| expected.slots[i]).collect();
                 let found = |candidates: Candidates| {
                     candidates.slots(&bucket).filter(|slot| slot.covers() & covers != 0).collect::<Vec<_>>()

@@ -30,6 +30,7 @@
 use std::fmt;
 
 use crate::sync::rounds;
+use crate::table::slab::EntryId;
 use crate::tuple::Direction;
 
 /// The header of a chain: which of its positions are official, and the version that makes
@@ -124,6 +125,7 @@ const SLOT_GENERATION_BITS: u32 = 19;
 const ROLE: u64 = 1 << 45;
 const COVERS_SHIFT: u32 = 46;
 const TAG_SHIFT: u32 = 48;
+const TAG: u64 = 0xffff << TAG_SHIFT;
 /// The stored index is two more than the entry's, so that no piece is UNINIT or EMPTY.
 const INDEX_BASE: u64 = 2;
 /// Entries that a slot can name.
@@ -141,26 +143,43 @@ pub(super) type Covers = u8;
 /// Both orientations: a connection without NAT.
 pub(super) const COVERS_BOTH: Covers = 3;
 
+/// What the words of a piece have in common in all lives of all entries: a slot's word without its entry.
+///
+/// | tag 16 | covers 2 | role 1 | 0 45 |
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Stem(u64);
+
+impl Stem {
+    #[inline]
+    pub(super) fn new(tag: u16, covers: Covers, role: Direction) -> Stem {
+        debug_assert!(covers != 0 && covers <= COVERS_BOTH);
+        Stem(
+            u64::from(tag) << TAG_SHIFT
+                | u64::from(covers) << COVERS_SHIFT
+                | if role == Direction::Reply { ROLE } else { 0 },
+        )
+    }
+
+    #[inline]
+    pub(super) fn tag(self) -> u16 {
+        (self.0 >> TAG_SHIFT) as u16
+    }
+
+    /// The word of this piece of an entry.
+    #[inline]
+    pub(super) fn slot(self, id: EntryId) -> Slot {
+        debug_assert!((id.index() as usize) < ENTRIES_MAX);
+        Slot(
+            self.0
+                | u64::from(id.generation() & slot_generation_mask()) << INDEX_BITS
+                | (u64::from(id.index()) + INDEX_BASE),
+        )
+    }
+}
+
 impl Slot {
     pub(super) const UNINIT: Slot = Slot(0);
     pub(super) const EMPTY: Slot = Slot(1);
-
-    pub(super) fn new(
-        tag: u16,
-        covers: Covers,
-        role: Direction,
-        generation: u32,
-        index: u32,
-    ) -> Slot {
-        debug_assert!(covers != 0 && covers <= COVERS_BOTH && (index as usize) < ENTRIES_MAX);
-        Slot(
-            u64::from(tag) << TAG_SHIFT
-                | u64::from(covers) << COVERS_SHIFT
-                | if role == Direction::Reply { ROLE } else { 0 }
-                | u64::from(generation & slot_generation_mask()) << INDEX_BITS
-                | (u64::from(index) + INDEX_BASE),
-        )
-    }
 
     /// UNINIT or EMPTY.
     #[inline]
@@ -249,22 +268,26 @@ pub(super) struct Pattern {
 }
 
 impl Pattern {
-    pub(super) fn new(tag: u16, covers: Covers) -> Pattern {
+    /// Pieces that may be equal to one of this stem.
+    #[inline]
+    pub(super) fn of(stem: Stem) -> Pattern {
         Pattern {
-            tag: u64::from(tag) << TAG_SHIFT,
-            covers: u64::from(covers) << COVERS_SHIFT,
+            tag: stem.0 & TAG,
+            covers: stem.0 & u64::from(COVERS_BOTH) << COVERS_SHIFT,
         }
     }
 
     /// All pieces that have the tag of this one.
     pub(super) fn alike(slot: Slot) -> Pattern {
-        Pattern::new((slot.0 >> TAG_SHIFT) as u16, COVERS_BOTH)
+        Pattern {
+            tag: slot.0 & TAG,
+            covers: u64::from(COVERS_BOTH) << COVERS_SHIFT,
+        }
     }
 
     /// Free words never match: they cover nothing.
     #[inline]
     pub(super) fn matches(self, slot: Slot) -> bool {
-        const TAG: u64 = 0xffff << TAG_SHIFT;
         (slot.0 ^ self.tag) & TAG == 0 && slot.0 & self.covers != 0
     }
 }
@@ -488,15 +511,15 @@ mod tests {
             generation in 0u32..1 << 29, index in 0u32..ENTRIES_MAX as u32,
         ) {
             let role = if reply { Direction::Reply } else { Direction::Original };
-            let slot = Slot::new(tag, covers, role, generation, index);
+            let slot = Stem::new(tag, covers, role).slot(EntryId::new(index, generation));
             prop_assert!(!slot.is_free());
             prop_assert_eq!((slot.index(), slot.role()), (index, role));
             let attempt = Attempt { number: 1, limit: 28, reply_only: false };
             prop_assert!(slot.is_of(State::pending(generation, attempt)));
             prop_assert!(!slot.is_of(State::pending((generation + 1) & ((1 << 29) - 1), attempt)));
             for wanted in 1..=3 {
-                prop_assert_eq!(Pattern::new(tag, wanted).matches(slot), wanted & covers != 0);
-                prop_assert!(!Pattern::new(tag ^ 1, wanted).matches(slot));
+                prop_assert_eq!(Pattern::of(Stem::new(tag, wanted, Direction::Original)).matches(slot), wanted & covers != 0);
+                prop_assert!(!Pattern::of(Stem::new(tag ^ 1, wanted, Direction::Original)).matches(slot));
             }
         }
 
@@ -523,8 +546,13 @@ mod tests {
     #[test]
     fn free_words_match_no_pattern() {
         for tag in [0, 1, u16::MAX] {
-            assert!(!Pattern::new(tag, COVERS_BOTH).matches(Slot::EMPTY));
-            assert!(!Pattern::new(tag, COVERS_BOTH).matches(Slot::UNINIT));
+            assert!(
+                !Pattern::of(Stem::new(tag, COVERS_BOTH, Direction::Original)).matches(Slot::EMPTY)
+            );
+            assert!(
+                !Pattern::of(Stem::new(tag, COVERS_BOTH, Direction::Original))
+                    .matches(Slot::UNINIT)
+            );
         }
     }
 
