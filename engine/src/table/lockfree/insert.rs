@@ -5,6 +5,7 @@ use super::LockfreeTable;
 use super::bucket::Geometry;
 use super::canonical::{Pieces, SelfClash};
 use super::install::Insert;
+use super::lookup::owned_in_state;
 use super::word::{Abort, Attempt, State};
 use super::worker::LockfreeWorker;
 use crate::status::Status;
@@ -12,7 +13,7 @@ use crate::sync::{CHECKED, Ordering, fence_after_exchange};
 use crate::table::hash::KeyHasher;
 use crate::table::key::FlowKey;
 use crate::table::slab::{Entry, EntryId};
-use crate::table::{Clash, ClashPolicy, ClashStep, Confirmed, Refusal, make_reply_only};
+use crate::table::{Clash, ClashPolicy, ClashStep, Confirmed, Hit, Refusal, make_reply_only};
 use crate::time::Nanos;
 use crate::tuple::Direction;
 
@@ -50,6 +51,16 @@ fn draw_limit<G: Geometry>(random: u32) -> usize {
     let spread = G::POSITIONS * 10 / 28 + 1;
     let shortest = G::POSITIONS + 1 - spread;
     shortest + ((u64::from(random) * spread as u64) >> 32) as usize
+}
+
+/// The clash of a loser's `key` with the connection that a lookup of it would find.
+fn clash_of(owner: Hit, key: Direction, stage: Stage) -> Clash {
+    Clash {
+        winner: owner.id,
+        key,
+        winner_key: owner.direction,
+        at_reply_only: stage == Stage::ReplyOnly,
+    }
 }
 
 /// Why an insert did not get in.
@@ -151,7 +162,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
         policy: &mut dyn ClashPolicy<K>,
     ) -> Confirmed {
         let first = match self.glance(confirm.id, confirm.now, pieces) {
-            Some(clash) => clash,
+            Some(hit) => clash_of(hit, Direction::Original, Stage::BothKeys),
             None => {
                 let Err(why) = self.attempt(worker, confirm, pieces, Stage::BothKeys) else {
                     return Confirmed::Inserted;
@@ -308,42 +319,12 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
         key: Direction,
         stage: Stage,
     ) -> Option<Clash> {
+        let wanted = self.slab.entry(loser).key(key);
         let owner = self.slab.at(seen);
         // Acquire, P1: the keys of whichever life is confirmed now (I7).
         let state = State(owner.state_word().load(Ordering::Acquire));
-        let clash = self.clash_with_owner(loser, worker.now, (owner, seen, state), key)?;
-        Some(Clash {
-            at_reply_only: stage == Stage::ReplyOnly,
-            ..clash
-        })
-    }
-
-    /// The clash of an insert by both keys with `owner`, in this state, if `key` is one of its own and it has not expired.
-    pub(super) fn clash_with_owner(
-        &self,
-        loser: EntryId,
-        now: Nanos,
-        (owner, index, state): (&Entry<K>, u32, State),
-        key: Direction,
-    ) -> Option<Clash> {
-        if !state.is_confirmed() || owner.is_expired(now) {
-            return None;
-        }
-        let wanted = self.slab.entry(loser).key(key);
-        // In a lookup's order: a key that is its own inverse is found as the reply.
-        let winner_key = if owner.key(Direction::Reply) == wanted {
-            Direction::Reply
-        } else if !state.is_reply_only() && owner.key(Direction::Original) == wanted {
-            Direction::Original
-        } else {
-            return None;
-        };
-        Some(Clash {
-            winner: EntryId::new(index, state.generation()),
-            key,
-            winner_key,
-            at_reply_only: false,
-        })
+        let hit = owned_in_state(owner, seen, state, &wanted)?;
+        (!owner.is_expired(worker.now)).then(|| clash_of(hit, key, stage))
     }
 
     /// Looks the keys up again, in this order: the first that is owned is the one that clashed.
@@ -354,23 +335,12 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
         keys: &[Direction],
         stage: Stage,
     ) -> Option<Clash> {
-        for &key in keys {
+        let now = worker.now;
+        keys.iter().find_map(|&key| {
             let wanted = self.slab.entry(loser).key(key);
-            let Some(found) = self.find(&wanted, &self.probe(&wanted)) else {
-                continue;
-            };
-            if self.slab.entry(found.id).is_expired(worker.now) {
-                self.reap(worker, found.id);
-                continue;
-            }
-            return Some(Clash {
-                winner: found.id,
-                key,
-                winner_key: found.direction,
-                at_reply_only: stage == Stage::ReplyOnly,
-            });
-        }
-        None
+            let hit = self.find_and_reap(worker, &wanted, &self.probe(&wanted), now)?;
+            Some(clash_of(hit, key, stage))
+        })
     }
 
     /// The clash as the table saw it, with a winner that has gone since: for the last attempt.

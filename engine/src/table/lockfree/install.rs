@@ -5,11 +5,12 @@ use super::LockfreeTable;
 use super::bucket::{Bucket, Geometry};
 use super::canonical::{Piece, Pieces};
 use super::chain::{Chain, Change, Claim, Lengthened, Links, Proposal};
+use super::lookup::owned_in_state;
 use super::scan::{Candidates, bits, scan};
-use super::word::{Abort, Header, Slot, State};
+use super::word::{Abort, Header, Pattern, Slot, State};
 use super::worker::LockfreeWorker;
 use crate::sync::Ordering;
-use crate::table::Clash;
+use crate::table::Hit;
 use crate::table::hash::KeyHasher;
 use crate::table::key::FlowKey;
 use crate::table::slab::EntryId;
@@ -71,25 +72,25 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     /// bucket: what a lookup of that key would find, and a clash before anything was written. `None` says nothing:
     /// the insert itself looks further, and helps and replaces.
     #[inline(always)]
-    pub(super) fn glance(&self, id: EntryId, now: Nanos, pieces: &Pieces<K>) -> Option<Clash> {
+    pub(super) fn glance(&self, id: EntryId, now: Nanos, pieces: &Pieces<K>) -> Option<Hit> {
         let piece = pieces.original();
         let head = self.index.chain(piece.bucket).head();
         let seen = self.isa.candidates(head, piece.tag());
         if seen.is_empty() {
             return None;
         }
-        self.glance_at(id, now, piece, (head, seen))
+        let wanted = self.slab.entry(id).key(Direction::Original);
+        self.glance_at(&wanted, now, piece.pattern(), (head, seen))
     }
 
     #[inline(never)]
     fn glance_at(
         &self,
-        id: EntryId,
+        wanted: &K,
         now: Nanos,
-        piece: &Piece<K>,
+        pattern: Pattern,
         (head, seen): (&Bucket, Candidates),
-    ) -> Option<Clash> {
-        let pattern = piece.pattern();
+    ) -> Option<Hit> {
         let mut alike = seen.slots(head).filter(|slot| pattern.matches(*slot));
         alike.find_map(|slot| {
             let owner = self.slab.at(slot.index());
@@ -98,7 +99,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
             if !slot.is_of(state) {
                 return None;
             }
-            self.clash_with_owner(id, now, (owner, slot.index(), state), Direction::Original)
+            owned_in_state(owner, slot.index(), state, wanted).filter(|_| !owner.is_expired(now))
         })
     }
 

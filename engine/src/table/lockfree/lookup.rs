@@ -187,7 +187,17 @@ fn state_of<K: FlowKey>(entry: &Entry<K>) -> State {
 /// written is not asked: whoever is confirmed with this key owns it.
 #[inline(always)]
 fn check_owner<K: FlowKey>(entry: &Entry<K>, slot: Slot, key: &K) -> Option<Hit> {
-    let state = state_of(entry);
+    owned_in_state(entry, slot.index(), state_of(entry), key)
+}
+
+/// The same in a state of the entry that the caller has seen.
+#[inline(always)]
+pub(super) fn owned_in_state<K: FlowKey>(
+    entry: &Entry<K>,
+    index: u32,
+    state: State,
+    key: &K,
+) -> Option<Hit> {
     if !state.is_confirmed() {
         return None;
     }
@@ -196,7 +206,7 @@ fn check_owner<K: FlowKey>(entry: &Entry<K>, slot: Slot, key: &K) -> Option<Hit>
         // Not by its original key.
         owned &= 2;
     }
-    hit_of(slot, state, owned)
+    hit_of(index, state, owned)
 }
 
 /// The same for one that came in by both keys and has not expired: nearly all.
@@ -213,16 +223,16 @@ pub(super) fn check_entry<S: Matcher, K: FlowKey>(
     }
     // A confirmed one always has the status bit that `is_expired` asks for.
     let owned = S::owned(entry, key);
-    hit_of(slot, state, owned).filter(|_| !is_past(entry.deadline(), now))
+    hit_of(slot.index(), state, owned).filter(|_| !is_past(entry.deadline(), now))
 }
 
 #[inline(always)]
-fn hit_of(slot: Slot, state: State, owned: u8) -> Option<Hit> {
+fn hit_of(index: u32, state: State, owned: u8) -> Option<Hit> {
     if owned == 0 {
         return None;
     }
     Some(Hit {
-        id: EntryId::new(slot.index(), state.generation()),
+        id: EntryId::new(index, state.generation()),
         // Without a branch: which direction it is cannot be predicted.
         direction: select_unpredictable(owned & 2 != 0, Direction::Reply, Direction::Original),
     })
