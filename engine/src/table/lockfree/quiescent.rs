@@ -169,7 +169,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
         for worker in workers {
             count(&mut owners, "cache", worker.entries.iter());
             count(&mut owners, "limbo", worker.entry_limbo.iter());
-            count(&mut owners, "removed", worker.owned().map(|id| id.index()));
+            count(&mut owners, "removed", worker.owned().map(EntryId::index));
         }
         count(
             &mut owners,
