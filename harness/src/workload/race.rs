@@ -5,7 +5,7 @@
 //!   look the whole batch up          found already? counted, and not offered
 //!   make an unconfirmed entry each   its own reply tuple where NAT draws one
 //!   meet the others                  bounded: who lags is not waited for long
-//!   confirm each                     one wins, the others clash
+//!   confirm the batch                of each flow one wins, the others clash
 //! ```
 //! There is no barrier for each flow: its cost would drown the race. Which part of that is timed: `sweep`.
 //! After the round, with all workers at rest and the clock stopped, connections are checked ([`anomaly`]) and removed.
@@ -57,8 +57,8 @@ pub struct RaceConfig {
 
 /// Entries that a worker may keep in its own free list, with some to spare.
 const ENTRIES_AT_HAND: usize = 256;
-/// One merge in so many is checked for a torn winner on the spot.
-const TORN_CHECK_EVERY: u64 = 16;
+/// One batch in so many is confirmed one by one, and its winners are checked on the spot.
+const ONE_BY_ONE_EVERY: u64 = 16;
 /// The time of all packets: nothing expires during a race.
 const NOW: Nanos = SECOND;
 
@@ -114,6 +114,8 @@ struct Hand<W> {
     /// Unconfirmed entries of the batch, and beside them the flow of each.
     unconfirmed: Vec<EntryId>,
     flows: Vec<usize>,
+    outcomes: Vec<Confirmed>,
+    batches: u64,
 }
 
 impl<T: FlowTable<KeyV4>> TableRace<T> {
@@ -133,6 +135,8 @@ impl<T: FlowTable<KeyV4>> TableRace<T> {
                 hits: vec![None; config.batch],
                 unconfirmed: Vec::with_capacity(config.batch),
                 flows: Vec::with_capacity(config.batch),
+                outcomes: vec![Confirmed::Inserted; config.batch],
+                batches: 0,
             })
         };
         TableRace {
@@ -259,24 +263,13 @@ impl<T: FlowTable<KeyV4>> Racer for Offer<'_, T> {
 
     fn confirm(&mut self) {
         let (table, hand) = (self.table, &mut *self.hand);
-        // No `prepare_confirm`: the lookups have just asked for the same lines, and asking again takes them from whoever is ahead.
-        for i in 0..hand.unconfirmed.len() {
-            let (flow, id) = (hand.flows[i], hand.unconfirmed[i]);
-            let reply = table.slab().entry(id).key(Direction::Reply);
-            let random = hand.rng.next_u32();
-            let outcome = table.confirm(&mut hand.worker, id, NOW, random, &mut KernelClashPolicy);
-            hand.tally.count(&outcome, &hand.counters);
-            match outcome {
-                Confirmed::Refused(_) => continue,
-                Confirmed::Merged(clash) => hand.check_winner(table, clash.winner, &reply),
-                // The packet is through and lets go of its connection, as `kfree_skb` does.
-                Confirmed::Inserted | Confirmed::ReplyOnly(_) => {
-                    table.release(&mut hand.worker, id);
-                }
-            }
-            hand.fates[flow] = Fate::Accepted;
+        hand.batches += 1;
+        if hand.batches.is_multiple_of(ONE_BY_ONE_EVERY) {
+            self.confirm_one_by_one();
+        } else {
+            self.confirm_together();
         }
-        table.end(&mut hand.worker);
+        table.end(&mut self.hand.worker);
     }
 }
 
@@ -336,24 +329,62 @@ impl<T: FlowTable<KeyV4>> Offer<'_, T> {
     }
 }
 
+impl<T: FlowTable<KeyV4>> Offer<'_, T> {
+    fn confirm_together(&mut self) {
+        let (table, hand) = (self.table, &mut *self.hand);
+        let outcomes = &mut hand.outcomes[..hand.unconfirmed.len()];
+        table.confirm_batch(
+            &mut hand.worker,
+            &hand.unconfirmed,
+            NOW,
+            &mut hand.rng,
+            &mut KernelClashPolicy,
+            outcomes,
+        );
+        for at in 0..hand.unconfirmed.len() {
+            let outcome = hand.outcomes[at];
+            hand.settle(table, at, outcome);
+        }
+    }
+
+    /// The same, and each winner's other key is looked up at once: who was given to a connection must find it by both.
+    fn confirm_one_by_one(&mut self) {
+        let (table, hand) = (self.table, &mut *self.hand);
+        // No `prepare_confirm`: the lookups have just asked for the same lines, and asking again takes them from whoever is ahead.
+        for at in 0..hand.unconfirmed.len() {
+            let id = hand.unconfirmed[at];
+            let reply = table.slab().entry(id).key(Direction::Reply);
+            let random = hand.rng.next_u32();
+            let outcome = table.confirm(&mut hand.worker, id, NOW, random, &mut KernelClashPolicy);
+            if matches!(outcome, Confirmed::Merged(_)) {
+                match table.lookup(&mut hand.worker, &reply, NOW) {
+                    Some(hit) => {
+                        table.release(&mut hand.worker, hit.id);
+                    }
+                    None => hand.tally.torn += 1,
+                }
+            }
+            hand.settle(table, at, outcome);
+        }
+    }
+}
+
 impl<W> Hand<W> {
-    /// Gives the winner back. Now and then its other key is looked up first: who was given to a
-    /// connection must find it by both.
-    fn check_winner<T: FlowTable<KeyV4, Worker = W>>(
+    /// Counts what became of an unconfirmed entry, and lets go of the connection that its packet belongs to, as `kfree_skb` does.
+    fn settle<T: FlowTable<KeyV4, Worker = W>>(
         &mut self,
         table: &T,
-        winner: EntryId,
-        reply: &KeyV4,
+        at: usize,
+        outcome: Confirmed,
     ) {
-        if self.tally.resolved_same.is_multiple_of(TORN_CHECK_EVERY) {
-            match table.lookup(&mut self.worker, reply, NOW) {
-                Some(hit) => {
-                    table.release(&mut self.worker, hit.id);
-                }
-                None => self.tally.torn += 1,
-            }
-        }
-        table.release(&mut self.worker, winner);
+        self.tally.count(&outcome, &self.counters);
+        let connection = match outcome {
+            Confirmed::Refused(_) => return,
+            Confirmed::Merged(clash) => clash.winner,
+            Confirmed::Inserted | Confirmed::ReplyOnly(_) => self.unconfirmed[at],
+        };
+        table.release(&mut self.worker, connection);
+        self.fates[self.flows[at]] = Fate::Accepted;
     }
 }
 

@@ -8,7 +8,7 @@
 use super::LockfreeTable;
 use super::bucket::Geometry;
 use super::canonical::{Pieces, SelfClash};
-use super::prefetch::prefetch;
+use super::prefetch::{Hint, prefetch};
 use super::word::Link;
 use super::worker::LockfreeWorker;
 use crate::random::WorkerRng;
@@ -24,6 +24,10 @@ const BATCH: usize = 32;
 
 /// Fewer connections than this are not worth a pass of their own: confirm reads the same lines soon enough.
 const FEW: usize = 4;
+
+/// Batches for which somebody who was not the first to confirm a connection reckons with others at the same ones. Without
+/// them, asking for lines of one's own costs two workers a tenth of their connects.
+const RIVALS_LAST: u8 = 16;
 
 impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     /// [`FlowTable::confirm_batch`](crate::table::FlowTable::confirm_batch), pinned.
@@ -44,9 +48,18 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
                 }
             }
             self.ask_for_what_is_behind(&all[..ids.len()]);
-            for ((&id, pieces), outcome) in ids.iter().zip(&all).zip(outcomes) {
+            worker.rivals = worker.rivals.saturating_sub(1);
+            let mut is_behind = false;
+            for (at, (&id, outcome)) in ids.iter().zip(outcomes).enumerate() {
+                if worker.rivals > 0 {
+                    self.ask_for_the_next(&all[at..ids.len()], is_behind);
+                }
                 let draw = (now, rng.next_u32());
-                *outcome = self.confirm_pieces(worker, id, pieces, draw, policy);
+                *outcome = self.confirm_pieces(worker, id, &all[at], draw, policy);
+                is_behind = *outcome != Confirmed::Inserted;
+                if is_behind {
+                    worker.rivals = RIVALS_LAST;
+                }
             }
         }
     }
@@ -88,6 +101,41 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     pub(super) fn prefetch_heads(&self, pieces: &Pieces<K>) {
         for piece in pieces.iter() {
             prefetch(self.write_hint, self.index.chain(piece.bucket).head());
+        }
+    }
+
+    /// Asks, before the first of these is confirmed, for what the next ones will need of the other cores.
+    ///
+    /// Others are confirming the same connections. Who is ahead of them has read the next chain as they have: it must
+    /// be his alone to be changed. Who has just lost will lose more: he reads what they have changed, and the
+    /// connections of theirs that it leads to.
+    #[inline]
+    fn ask_for_the_next(&self, these: &[Result<Pieces<K>, SelfClash>], is_behind: bool) {
+        /// So far ahead that the one who is ahead has been there already.
+        const CHAIN_AHEAD: usize = 4;
+        /// So far that the chain has come, and the connection will have.
+        const OWNER_AHEAD: usize = 2;
+        if self.write_hint == Hint::None {
+            return;
+        }
+        if !is_behind {
+            // Not the table's own hint: that one is the best for lines which no other core has.
+            if let Some(Ok(next)) = these.get(1) {
+                for piece in next.iter() {
+                    prefetch(Hint::Write, self.index.chain(piece.bucket).head());
+                }
+            }
+            return;
+        }
+        if let Some(Ok(later)) = these.get(CHAIN_AHEAD) {
+            prefetch(Hint::T0, self.index.chain(later.original().bucket).head());
+        }
+        if let Some(Ok(soon)) = these.get(OWNER_AHEAD) {
+            let head = self.index.chain(soon.original().bucket).head();
+            let seen = self.isa.candidates(head, soon.original().tag());
+            if let Some(slot) = seen.slots(head).next() {
+                prefetch(Hint::T0, self.slab.at(slot.index()));
+            }
         }
     }
 

@@ -94,6 +94,8 @@ pub struct LockfreeWorker {
     pub(super) now: Nanos,
     /// The insert under way, as long as no slot has had a word of it: nobody else knows of it.
     pub(super) unshown: Option<EntryId>,
+    /// Batches to come for which it reckons with others who confirm the same connections.
+    pub(super) rivals: u8,
     pub(super) counters: LockfreeCounters,
     /// Of [`LockfreeCounters::recycle_stalled`], what has been told.
     told_stalled: u64,
@@ -116,6 +118,7 @@ impl LockfreeWorker {
             removed: VecDeque::with_capacity(REMOVED),
             now: 0,
             unshown: None,
+            rivals: 0,
             counters: LockfreeCounters::default(),
             told_stalled: 0,
             shared: Arc::clone(shared),
