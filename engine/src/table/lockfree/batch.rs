@@ -3,7 +3,8 @@
 //!
 //! Passes over at most [`BATCH`] connections ask for the head buckets; then for the links of chains that go
 //! on; then for their first overflow buckets. After that each is confirmed, or removed, as if it came alone, one after
-//! the other: a connection may clash with one that came before it in the same batch.
+//! the other: a connection may clash with one that came before it in the same batch. Who meets others at the same connections asks ahead
+//! once more, between one confirm and the next: what has come by then may have been taken away again.
 
 use super::LockfreeTable;
 use super::bucket::Geometry;

@@ -356,12 +356,11 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
             .into_iter()
             .find(|&(key, theirs)| mine.key(key) == owner.key(theirs))
             .unwrap_or((Direction::Reply, Direction::Reply));
-        Clash {
-            winner: EntryId::new(winner, generation),
-            key,
-            winner_key,
-            at_reply_only: stage == Stage::ReplyOnly,
-        }
+        let owner = Hit {
+            id: EntryId::new(winner, generation),
+            direction: winner_key,
+        };
+        clash_of(owner, key, stage)
     }
 }
 
