@@ -327,9 +327,7 @@ impl<T: FlowTable<KeyV4>> Offer<'_, T> {
             hand.flows.push(flow);
         }
     }
-}
 
-impl<T: FlowTable<KeyV4>> Offer<'_, T> {
     fn confirm_together(&mut self) {
         let (table, hand) = (self.table, &mut *self.hand);
         let outcomes = &mut hand.outcomes[..hand.unconfirmed.len()];

@@ -5,7 +5,7 @@ use super::LockfreeTable;
 use super::bucket::Geometry;
 use super::canonical::{Pieces, SelfClash};
 use super::install::Insert;
-use super::lookup::owned_in_state;
+use super::lookup::check_owner;
 use super::word::{Abort, Attempt, State};
 use super::worker::LockfreeWorker;
 use crate::status::Status;
@@ -163,16 +163,11 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     ) -> Confirmed {
         let first = match self.glance(confirm.id, confirm.now, pieces) {
             Some(hit) => clash_of(hit, Direction::Original, Stage::BothKeys),
-            None => {
-                let Err(why) = self.attempt(worker, confirm, pieces, Stage::BothKeys) else {
-                    return Confirmed::Inserted;
-                };
-                match self.insert_again(worker, confirm, pieces, Stage::BothKeys, why) {
-                    Ok(()) => return Confirmed::Inserted,
-                    Err(Lost::To(clash)) => clash,
-                    Err(Lost::Refused(refusal)) => return Confirmed::Refused(refusal),
-                }
-            }
+            None => match self.insert(worker, confirm, pieces, Stage::BothKeys) {
+                Ok(()) => return Confirmed::Inserted,
+                Err(Lost::To(clash)) => clash,
+                Err(Lost::Refused(refusal)) => return Confirmed::Refused(refusal),
+            },
         };
         let loser = self.slab.entry(confirm.id);
         match policy.decide(&first, loser, self.slab.entry(first.winner)) {
@@ -195,10 +190,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
         // The reply chain is taken without a limit here, as in the kernel.
         confirm.limit = G::POSITIONS;
         let reply = Pieces::reply_only(&loser.key(Direction::Reply), self.hashing());
-        let Err(why) = self.attempt(worker, confirm, &reply, Stage::ReplyOnly) else {
-            return Confirmed::ReplyOnly(first);
-        };
-        match self.insert_again(worker, confirm, &reply, Stage::ReplyOnly, why) {
+        match self.insert(worker, confirm, &reply, Stage::ReplyOnly) {
             Ok(()) => Confirmed::ReplyOnly(first),
             Err(Lost::To(again)) => {
                 match policy.decide(&again, loser, self.slab.entry(again.winner)) {
@@ -213,6 +205,22 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     fn merge(&self, worker: &mut LockfreeWorker, clash: Clash) -> Confirmed {
         worker.hold();
         Confirmed::Merged(clash)
+    }
+
+    /// Inserts, or says which key is taken and by whom. After an error the entry is as it
+    /// was before; if others have seen it, it must be retired, or inserted again.
+    #[inline(always)]
+    fn insert(
+        &self,
+        worker: &mut LockfreeWorker,
+        confirm: &mut Confirm,
+        pieces: &Pieces<K>,
+        stage: Stage,
+    ) -> Result<(), Lost> {
+        match self.attempt(worker, confirm, pieces, stage) {
+            Ok(()) => Ok(()),
+            Err(why) => self.insert_again(worker, confirm, pieces, stage, why),
+        }
     }
 
     /// Finds out who was in the way of the first attempt, and tries again where he has gone since.
@@ -254,8 +262,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
         unreachable!("the last attempt returns")
     }
 
-    /// One attempt to get in, under a Pending state of its own: inserts, or says why not. After an error the entry is as
-    /// it was before; if others have seen it, it must be retired, or inserted again.
+    /// One attempt to get in, under a Pending state of its own.
     #[inline(always)]
     fn attempt(
         &self,
@@ -321,9 +328,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     ) -> Option<Clash> {
         let wanted = self.slab.entry(loser).key(key);
         let owner = self.slab.at(seen);
-        // Acquire, P1: the keys of whichever life is confirmed now (I7).
-        let state = State(owner.state_word().load(Ordering::Acquire));
-        let hit = owned_in_state(owner, seen, state, &wanted)?;
+        let hit = check_owner(owner, seen, &wanted)?;
         (!owner.is_expired(worker.now)).then(|| clash_of(hit, key, stage))
     }
 

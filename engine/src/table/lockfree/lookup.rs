@@ -114,7 +114,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
         let find_in = |bucket: &Bucket, used| {
             Scalar::candidates(bucket, probe.hash, used)
                 .slots(bucket)
-                .find_map(|slot| check_owner(self.slab.at(slot.index()), slot, key))
+                .find_map(|slot| check_owner(self.slab.at(slot.index()), slot.index(), key))
         };
         let head = self.head_of(probe);
         if let Some(hit) = find_in(head, G::HEAD_SLOTS) {
@@ -183,11 +183,11 @@ fn state_of<K: FlowKey>(entry: &Entry<K>) -> State {
     State(entry.state_word().load(Ordering::Acquire))
 }
 
-/// Is the slot's entry confirmed, and the owner of `key`? Expired or not. In which life the slot was
+/// Is the entry that a slot led to confirmed, and the owner of `key`? Expired or not. In which life the slot was
 /// written is not asked: whoever is confirmed with this key owns it.
 #[inline(always)]
-fn check_owner<K: FlowKey>(entry: &Entry<K>, slot: Slot, key: &K) -> Option<Hit> {
-    owned_in_state(entry, slot.index(), state_of(entry), key)
+pub(super) fn check_owner<K: FlowKey>(entry: &Entry<K>, index: u32, key: &K) -> Option<Hit> {
+    owned_in_state(entry, index, state_of(entry), key)
 }
 
 /// The same in a state of the entry that the caller has seen.
