@@ -68,6 +68,13 @@ pub(super) struct Epochs {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Seat(usize);
 
+impl Seat {
+    /// Of those who sit at one time, nobody else has it.
+    pub(super) fn number(self) -> usize {
+        self.0
+    }
+}
+
 impl Epochs {
     pub(super) fn new() -> Epochs {
         Epochs {

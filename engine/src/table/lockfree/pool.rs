@@ -1,25 +1,27 @@
 //! Free numbers (entries, overflow buckets), handed out in rounds without a lock.
 //!
 //! Threads take and give numbers from caches of their own; only full *chunks* of them go
-//! through shared memory.
+//! through shared memory: from and to a *shelf* of the thread's own, as long as there are any, so that neither the
+//! shelf's lines nor those of what the numbers stand for go from core to core. Who finds his shelf empty takes from the others'.
 //!
 //! # Memory
 //! ```text
 //! Chunk   256 B | next 4 | depth 4 | count 4 | at most 61 numbers |
-//! stack   | tag 32 | chunk + 1  32 |    two of full chunks, one of blank ones
-//! round   odd or even: which stack is drained; the other one is filled
+//! stack   | tag 32 | chunk + 1  32 |
+//! shelf   three stacks: two of full chunks, one of blank ones
+//! round   odd or even: which of the two is drained on all shelves; the other one is filled
 //! fresh   numbers from here on were never used; for chunks likewise
 //! ```
 //! Memory that was never used is touched last: a fresh number is handed out only while fewer than
-//! [`ROUND`] numbers wait in the stack that is filled. So what a table touches is what it had in
+//! [`ROUND`] numbers wait in the stacks that are filled. So what a table touches is what it had in
 //! use at its fullest, and about two rounds more; and numbers come back while the lines of what they
 //! stand for are still in a cache.
 //!
 //! # Invariants
 //! - I1 a number is in one place: not yet fresh, a chunk of a stack, a thread's cache, or in use.
 //! - I2 a chunk is in one stack or in one thread's hands.
-//! - I3 a number that is given back is not handed out again before the stack that was
-//!   drained at that time is empty. So a number's generation wraps only after 2^29 *rounds*, which
+//! - I3 a number that is given back is not handed out again before the stacks that were
+//!   drained at that time were found empty. So a number's generation wraps only after 2^29 *rounds*, which
 //!   are [`ROUND`] allocations each in a large table: more than a day at five million a second.
 //!   One whose last life nobody else knew of comes once in half a chunk of allocations instead: where all lose, it
 //!   wraps after an hour.
@@ -44,7 +46,8 @@ use std::ops::Range;
 use crossbeam_utils::CachePadded;
 
 use super::epoch::WORKERS_MAX;
-use crate::sync::{AtomicU64, BodyHalf, CHECKED, Ordering};
+use super::prefetch::{Hint, prefetch};
+use crate::sync::{AtomicU64, BodyHalf, CHECKED, Ordering, unchecked};
 use crate::table::storage::{Array, Zeroed};
 
 /// Numbers of a chunk. Few under a checker, so that chunks change hands there.
@@ -65,7 +68,7 @@ struct Chunk {
 }
 
 /// `next` and `depth` are read by threads that are about to lose the CAS: really atomic.
-type AtomicHalf = crate::sync::unchecked::AtomicU32;
+type AtomicHalf = unchecked::AtomicU32;
 
 impl Default for Chunk {
     fn default() -> Chunk {
@@ -112,7 +115,13 @@ impl Stack {
                 .head
                 .compare_exchange(head, next, Ordering::AcqRel, Ordering::Acquire)
             {
-                Ok(_) => return Some(top),
+                Ok(_) => {
+                    // Popped next most often, by the same thread.
+                    if let Some(next) = below.checked_sub(1) {
+                        prefetch(Hint::T0, &chunks[next as usize]);
+                    }
+                    return Some(top);
+                }
                 Err(now) => head = now,
             }
         }
@@ -146,6 +155,16 @@ impl Stack {
     }
 }
 
+/// A thread's own stacks, which others take from when theirs are empty.
+#[derive(Debug, Default)]
+struct Shelf {
+    full: [CachePadded<Stack>; 2],
+    blank: CachePadded<Stack>,
+}
+
+/// Shelves of a pool. With more threads than that some share one.
+const SHELVES: usize = if CHECKED { 2 } else { 16 };
+
 /// A head of another chunk and the next tag.
 fn retagged(head: u64, chunk_plus_one: u32) -> u64 {
     ((head >> 32).wrapping_add(1)) << 32 | u64::from(chunk_plus_one)
@@ -172,8 +191,9 @@ fn take_range(next: &AtomicU64, end: u64, count: u64) -> Range<u32> {
 #[derive(Debug)]
 pub(super) struct Pool {
     chunks: Array<Chunk>,
-    full: [CachePadded<Stack>; 2],
-    blank: CachePadded<Stack>,
+    shelves: Box<[Shelf]>,
+    /// Shelves from here on were never anybody's.
+    shelves_used: unchecked::AtomicUsize,
     round: CachePadded<AtomicU64>,
     fresh: CachePadded<AtomicU64>,
     fresh_chunks: CachePadded<AtomicU64>,
@@ -191,6 +211,8 @@ const AHEAD: usize = 20;
 /// Numbers that one thread has at hand. Its three parts change places, so that all have the same room.
 #[derive(Debug, Default)]
 pub(super) struct Cache {
+    /// The shelf that is its thread's.
+    shelf: usize,
     taking: Vec<u32>,
     giving: Vec<u32>,
     /// Numbers whose last lives nobody else knew of.
@@ -198,15 +220,6 @@ pub(super) struct Cache {
 }
 
 impl Cache {
-    /// An empty cache; its memory is reserved here, not on the data path.
-    pub(super) fn new() -> Cache {
-        Cache {
-            taking: Vec::with_capacity(2 * CHUNK),
-            giving: Vec::with_capacity(2 * CHUNK),
-            unseen: Vec::with_capacity(2 * CHUNK),
-        }
-    }
-
     pub(super) fn is_empty(&self) -> bool {
         self.taking.is_empty() && self.giving.is_empty() && self.unseen.is_empty()
     }
@@ -261,14 +274,27 @@ impl Pool {
         let count = capacity / chunk + WORKERS_MAX;
         Pool {
             chunks: Array::sparse(count),
-            full: Default::default(),
-            blank: CachePadded::default(),
+            shelves: (0..SHELVES).map(|_| Shelf::default()).collect(),
+            shelves_used: 1.into(),
             round: CachePadded::new(AtomicU64::new(0)),
             fresh: CachePadded::new(AtomicU64::new(0)),
             fresh_chunks: CachePadded::new(AtomicU64::new(0)),
             capacity: capacity as u32,
             chunk,
             round_chunks: (capacity / 16).min(ROUND) / chunk,
+        }
+    }
+
+    /// An empty cache for the thread with this number; its memory is reserved here, not on the data path.
+    pub(super) fn cache(&self, thread: usize) -> Cache {
+        let shelf = thread % SHELVES;
+        // Relaxed: who hears of what was put on the shelf has heard of the shelf.
+        self.shelves_used.fetch_max(shelf + 1, Ordering::Relaxed);
+        Cache {
+            shelf,
+            taking: Vec::with_capacity(2 * CHUNK),
+            giving: Vec::with_capacity(2 * CHUNK),
+            unseen: Vec::with_capacity(2 * CHUNK),
         }
     }
 
@@ -293,14 +319,16 @@ impl Pool {
         loop {
             // Relaxed: a round that is over only costs the order of one chunk.
             let round = self.round.load(Ordering::Relaxed);
-            let (draining, filling) = (
-                &self.full[round as usize & 1],
-                &self.full[1 - (round as usize & 1)],
-            );
-            if let Some(chunk) = draining.pop(&self.chunks) {
+            let draining = round as usize & 1;
+            let popped = self.pop_any(cache.shelf, |shelf| &shelf.full[draining]);
+            if let Some(chunk) = popped {
                 return self.unpack(cache, chunk);
             }
-            let filled = filling.depth(&self.chunks);
+            let filled: usize = self
+                .shelves_in_use()
+                .iter()
+                .map(|shelf| shelf.full[1 - draining].depth(&self.chunks))
+                .sum();
             if filled <= self.round_chunks && self.take_fresh(cache) {
                 return;
             }
@@ -320,13 +348,25 @@ impl Pool {
         }
     }
 
+    fn shelves_in_use(&self) -> &[Shelf] {
+        // Relaxed: see `cache`.
+        &self.shelves[..self.shelves_used.load(Ordering::Relaxed)]
+    }
+
+    /// A chunk of such a stack of this shelf, or of the next one that has any.
+    fn pop_any(&self, own: usize, stack: impl Fn(&Shelf) -> &Stack) -> Option<u32> {
+        let (before, from_own) = self.shelves_in_use().split_at(own);
+        let mut shelves = from_own.iter().chain(before);
+        shelves.find_map(|shelf| stack(shelf).pop(&self.chunks))
+    }
+
     fn unpack(&self, cache: &mut Cache, chunk: u32) {
         let contents = &self.chunks[chunk as usize];
         let count = contents.count.load() as usize;
         cache
             .taking
             .extend(contents.numbers[..count].iter().map(BodyHalf::load));
-        self.blank.push(&self.chunks, chunk);
+        self.shelves[cache.shelf].blank.push(&self.chunks, chunk);
     }
 
     fn take_fresh(&self, cache: &mut Cache) -> bool {
@@ -337,8 +377,8 @@ impl Pool {
     }
 
     /// A chunk with nothing in it; `None` if others have them all in hand for a moment.
-    fn take_blank(&self) -> Option<u32> {
-        let used_before = self.blank.pop(&self.chunks);
+    fn take_blank(&self, shelf: usize) -> Option<u32> {
+        let used_before = self.pop_any(shelf, |shelf| &shelf.blank);
         used_before.or_else(|| take_range(&self.fresh_chunks, self.chunks.len() as u64, 1).next())
     }
 
@@ -366,7 +406,7 @@ impl Pool {
     fn spill(&self, cache: &mut Cache) {
         // None blank: the cache keeps the numbers.
         while cache.giving.len() >= self.chunk
-            && let Some(chunk) = self.take_blank()
+            && let Some(chunk) = self.take_blank(cache.shelf)
         {
             let contents = &self.chunks[chunk as usize];
             for (place, number) in contents
@@ -379,7 +419,7 @@ impl Pool {
             contents.count.store(self.chunk as u32);
             // Relaxed: as in `refill`.
             let filling = 1 - (self.round.load(Ordering::Relaxed) as usize & 1);
-            self.full[filling].push(&self.chunks, chunk);
+            self.shelves[cache.shelf].full[filling].push(&self.chunks, chunk);
         }
     }
 
@@ -396,7 +436,7 @@ impl Pool {
         let mut numbers: Vec<u32> =
             // Acquire, all: at rest, after everybody.
             (self.fresh.load(Ordering::Acquire) as u32..self.capacity).collect();
-        for stack in &self.full {
+        for stack in self.shelves.iter().flat_map(|shelf| &shelf.full) {
             let mut at = stack.head.load(Ordering::Acquire) as u32;
             while let Some(chunk) = at.checked_sub(1) {
                 let contents = &self.chunks[chunk as usize];
@@ -418,7 +458,7 @@ mod tests {
     #[test]
     fn all_numbers_come_out_once_and_come_back() {
         let pool = Pool::new(1000);
-        let mut cache = Cache::new();
+        let mut cache = pool.cache(0);
         for _ in 0..5 {
             let numbers: Vec<u32> = std::iter::from_fn(|| pool.take(&mut cache)).collect();
             assert_eq!(numbers.iter().collect::<HashSet<_>>().len(), 1000);
@@ -434,7 +474,7 @@ mod tests {
     fn a_number_given_back_waits_for_the_round_to_end() {
         // Whole chunks only: the cache keeps no remainder over the end of a round.
         let pool = Pool::new(32 * 31);
-        let mut cache = Cache::new();
+        let mut cache = pool.cache(0);
         let all: Vec<u32> = std::iter::from_fn(|| pool.take(&mut cache)).collect();
         for &number in &all {
             pool.give(&mut cache, number);
@@ -450,7 +490,7 @@ mod tests {
     #[test]
     fn a_number_that_nobody_saw_stays_with_its_thread_and_comes_once_in_half_a_chunk() {
         let pool = Pool::new(32 * CHUNK);
-        let (mut cache, mut uses) = (Cache::new(), vec![0; 32 * CHUNK]);
+        let (mut cache, mut uses) = (pool.cache(0), vec![0; 32 * CHUNK]);
         const STEPS: usize = 100 * CHUNK;
         for step in 0..STEPS {
             let number = pool.take(&mut cache).unwrap();
@@ -476,6 +516,25 @@ mod tests {
     }
 
     #[test]
+    fn a_thread_takes_from_its_own_shelf_first_and_then_from_the_others() {
+        const EACH: usize = 16 * CHUNK;
+        let pool = Pool::new(2 * EACH);
+        let mut caches = [pool.cache(0), pool.cache(1)];
+        let mut given: [HashSet<u32>; 2] = Default::default();
+        for (cache, given) in caches.iter_mut().zip(&mut given) {
+            given.extend((0..EACH).map(|_| pool.take(cache).unwrap()));
+        }
+        for (cache, given) in caches.iter_mut().zip(&given) {
+            given.iter().for_each(|&number| pool.give(cache, number));
+        }
+        let [one, _] = &mut caches;
+        let taken: Vec<u32> = (0..2 * EACH).map(|_| pool.take(one).unwrap()).collect();
+        assert_eq!(HashSet::from_iter(taken[..EACH].iter().copied()), given[0]);
+        assert_eq!(HashSet::from_iter(taken[EACH..].iter().copied()), given[1]);
+        assert_eq!(pool.take(one), None);
+    }
+
+    #[test]
     fn threads_never_hold_one_number_twice() {
         const THREADS: usize = 4;
         let pool = Pool::new(300);
@@ -485,7 +544,7 @@ mod tests {
                 .map(|seed| {
                     let (pool, held) = (&pool, &held);
                     scope.spawn(move || {
-                        let mut cache = Cache::new();
+                        let mut cache = pool.cache(seed);
                         let mut mine = Vec::new();
                         for step in 0..20_000usize {
                             if (step * 7 + seed) % 11 < 6

@@ -5,6 +5,7 @@ mod leaving;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use crossbeam_utils::CachePadded;
 use leaving::Orphan;
 
 use super::bucket::Geometry;
@@ -24,8 +25,8 @@ use crate::time::Nanos;
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) epochs: Epochs,
-    /// Entries that may still be allocated.
-    quota: AtomicU64,
+    /// Entries that may still be allocated. In a line of its own: all else here is read with every pin.
+    quota: CachePadded<AtomicU64>,
     /// How many of them a worker takes or gives back at once.
     permits: u64,
     /// What workers left behind when they went. Locked by workers that come and go, and
@@ -38,14 +39,14 @@ pub(super) struct Shared {
 
 /// Permits that a worker takes from, or gives back to, the quota at once, at most. Few where
 /// there are few in all: up to twice as many are one worker's, and no other can have them.
-const PERMITS_MAX: usize = 64;
+const PERMITS_MAX: usize = 128;
 const PERMITS_SHARE: usize = 1024;
 
 impl Shared {
     pub(super) fn new(entries_max: usize, limbo_entries: usize, limbo_overflow: usize) -> Shared {
         Shared {
             epochs: Epochs::new(),
-            quota: AtomicU64::new(entries_max as u64),
+            quota: CachePadded::new(AtomicU64::new(entries_max as u64)),
             permits: (entries_max / PERMITS_SHARE).clamp(1, PERMITS_MAX) as u64,
             orphans: Mutex::new(Vec::new()),
             limbo_entries,
@@ -102,16 +103,20 @@ pub struct LockfreeWorker {
 }
 
 impl LockfreeWorker {
-    pub(super) fn new(shared: &Arc<Shared>) -> LockfreeWorker {
+    pub(super) fn new<K: FlowKey, G: Geometry, H: KeyHasher>(
+        table: &LockfreeTable<K, G, H>,
+    ) -> LockfreeWorker {
         const REMOVED: usize = 1024;
+        let shared = &table.shared;
+        let seat = shared.epochs.sit();
         let mut worker = LockfreeWorker {
-            seat: shared.epochs.sit(),
+            seat,
             pinned: false,
             nested: 0,
             held: 0,
             permits: 0,
-            entries: Cache::new(),
-            overflow: Cache::new(),
+            entries: table.entries.cache(seat.number()),
+            overflow: table.index.overflow.free.cache(seat.number()),
             entry_limbo: Limbo::new(shared.limbo_entries),
             overflow_limbo: Limbo::new(shared.limbo_overflow),
             owned: VecDeque::with_capacity(REMOVED),

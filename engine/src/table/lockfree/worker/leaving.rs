@@ -131,7 +131,7 @@ impl LockfreeWorker {
 impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     /// A new worker. What it takes over of one that is gone is looked through now: it may do nothing for long.
     pub(in super::super) fn welcome(&self) -> LockfreeWorker {
-        let mut worker = LockfreeWorker::new(&self.shared);
+        let mut worker = LockfreeWorker::new(self);
         self.reclaim_some(&mut worker);
         worker
     }
