@@ -320,8 +320,7 @@ impl Pool {
             // Relaxed: a round that is over only costs the order of one chunk.
             let round = self.round.load(Ordering::Relaxed);
             let draining = round as usize & 1;
-            let popped = self.pop_any(cache.shelf, |shelf| &shelf.full[draining]);
-            if let Some(chunk) = popped {
+            if let Some(chunk) = self.pop_any(cache.shelf, |shelf| &shelf.full[draining]) {
                 return self.unpack(cache, chunk);
             }
             let filled: usize = self
