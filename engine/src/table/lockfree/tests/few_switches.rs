@@ -352,8 +352,8 @@ fn a_bucket_behind_one_that_went_comes_home_with_it() {
     ];
     let before = vec![plain(9, 0), plain(8, 2)];
     let scenario = run(1, before, threads).overflow(4).recycling(4);
-    let turns = (1..60).flat_map(|publisher| {
-        (60..200)
+    let turns = (1..100).flat_map(|publisher| {
+        (60..400)
             .step_by(4)
             .map(move |other| vec![(1, publisher), (2, other), (1, ACCESSES_MAX)])
     });
