@@ -25,7 +25,7 @@ use crate::time::Nanos;
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) epochs: Epochs,
-    /// Entries that may still be allocated. In a line of its own: all else here is read with every pin.
+    /// Entries that may still be allocated. In a line of its own: the way to the seats, beside it, is read with every pin.
     quota: CachePadded<AtomicU64>,
     /// How many of them a worker takes or gives back at once.
     permits: u64,
