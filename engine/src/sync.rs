@@ -8,15 +8,21 @@ pub(crate) mod counted;
 pub mod rounds;
 #[cfg(feature = "tally")]
 pub mod tally;
+#[cfg(all(test, shuttle))]
+pub(crate) mod watched;
 
 #[cfg(all(test, loom))]
 pub use counted::{AtomicU64, fence};
 #[cfg(all(not(test), loom))]
 pub use loom::sync::atomic::{AtomicU64, fence};
+#[cfg(all(not(test), shuttle))]
+pub use shuttle::sync::atomic::AtomicU64;
 #[cfg(shuttle)]
-pub use shuttle::sync::atomic::{AtomicU64, fence};
+pub use shuttle::sync::atomic::fence;
 #[cfg(not(any(loom, shuttle)))]
 pub use unchecked::{AtomicU64, fence};
+#[cfg(all(test, shuttle))]
+pub use watched::AtomicU64;
 
 /// What is the same under a checker: words that stand for themselves, and locks.
 pub mod unchecked {

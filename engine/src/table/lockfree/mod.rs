@@ -130,8 +130,8 @@
 //!
 //! # Checked by
 //! One thread against a map on tiny geometries (`tests/model.rs`), real threads with an
-//! accounting identity (`tests/race.rs`), loom (`tests/interleavings.rs`), shuttle
-//! (`tests/programs.rs`, `tests/few_switches.rs`; `tests/rounds.rs` with fields of few bits); threads
+//! accounting identity (`tests/race.rs`), loom (`tests/interleavings.rs`, `tests/handing_on.rs`), shuttle
+//! (`tests/programs.rs`, `tests/few_switches.rs`, `tests/stories.rs`; `tests/rounds.rs` with fields of few bits); threads
 //! given up after each of their accesses, under both (`tests/abandoned*.rs`). Each ends in
 //! `quiescent.rs`. Memory orderings stand on loom alone. docs/mutations.md lists what these were seen to notice.
 //!

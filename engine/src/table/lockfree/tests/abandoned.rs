@@ -17,13 +17,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::super::{Geometry, LockfreeWorker, Narrow};
-use super::few_switches::Turns;
 use super::history::{
     Answer, History, Name, Op, Scenario, SetUp, expired, look, nat, or_reply_only, plain, remove,
     scenario, short,
 };
 use super::lost::{ACCESSES_OF_A_CALL, looks};
 use super::programs::{Random, setting};
+use super::turns::Turns;
 use crate::sync::thread;
 use crate::table::FlowTable;
 
@@ -86,6 +86,7 @@ impl Scenario {
                 Running { handle, log }
             })
             .collect();
+        turns.are_about(&table);
         turns.start();
         let logs: Vec<Log> = running.iter().map(|r| Arc::clone(&r.log)).collect();
         let (mut done, mut lost) = (Vec::new(), None);

@@ -13,6 +13,8 @@ mod clashes;
 mod few_switches;
 #[cfg(not(any(loom, shuttle)))]
 mod fill;
+#[cfg(loom)]
+mod handing_on;
 #[cfg(any(loom, shuttle))]
 mod history;
 #[cfg(loom)]
@@ -29,6 +31,10 @@ mod programs;
 mod race;
 #[cfg(shuttle)]
 mod rounds;
+#[cfg(shuttle)]
+mod stories;
+#[cfg(shuttle)]
+mod turns;
 
 use super::{Geometry, Layout, LockfreeTable, LockfreeWorker};
 use crate::addr::{Addr, Family};

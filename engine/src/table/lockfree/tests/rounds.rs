@@ -12,9 +12,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 
 use super::super::{Geometry, Narrow};
-use super::few_switches::Turns;
 use super::history::{Answer, Op, Scenario, plain, remove, scenario};
 use super::programs::{Random, random_program, run_once, setting};
+use super::turns::Turns;
 use crate::sync::rounds::{FewBits, came_round, with};
 
 type Census = Mutex<HashMap<Vec<Vec<Answer>>, u64>>;
