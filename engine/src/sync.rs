@@ -68,6 +68,9 @@ pub fn fence_after_exchange() {
 /// A checker runs this: few slots, workers and numbers at hand, plain memory.
 pub const CHECKED: bool = cfg!(any(loom, shuttle));
 
+/// Memory is made element by element, and each takes a checker or Miri long: room for few workers only.
+pub const FEW_WORKERS: bool = CHECKED || cfg!(miri);
+
 /// Cells of memory that one thread owns while it writes and that others read only after
 /// it was handed to them. For real a relaxed atomic: a reader that was late reads nonsense
 /// and finds out by the word that guards the cell. For loom a plain cell, so that reading

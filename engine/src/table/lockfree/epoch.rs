@@ -43,10 +43,10 @@ use std::collections::VecDeque;
 
 use crossbeam_utils::CachePadded;
 
-use crate::sync::{AtomicU64, CHECKED, Ordering, fence, unchecked};
+use crate::sync::{AtomicU64, FEW_WORKERS, Ordering, fence, unchecked};
 
 /// Workers of one table at one time.
-pub(super) const WORKERS_MAX: usize = if CHECKED { 5 } else { 1024 };
+pub(super) const WORKERS_MAX: usize = if FEW_WORKERS { 5 } else { 1024 };
 
 const FIRST: u64 = 2;
 const UNPINNED: u64 = 0;

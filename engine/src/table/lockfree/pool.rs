@@ -452,6 +452,7 @@ impl Pool {
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod tests {
     use super::*;
+    use crate::sync::FEW_WORKERS;
     use std::collections::HashSet;
 
     #[test]
@@ -536,6 +537,7 @@ mod tests {
     #[test]
     fn threads_never_hold_one_number_twice() {
         const THREADS: usize = 4;
+        const STEPS: usize = if FEW_WORKERS { 300 } else { 20_000 };
         let pool = Pool::new(300);
         let held: Vec<AtomicU64> = (0..300).map(|_| AtomicU64::new(0)).collect();
         let caches: Vec<Cache> = std::thread::scope(|scope| {
@@ -545,7 +547,7 @@ mod tests {
                     scope.spawn(move || {
                         let mut cache = pool.cache(seed);
                         let mut mine = Vec::new();
-                        for step in 0..20_000usize {
+                        for step in 0..STEPS {
                             if (step * 7 + seed) % 11 < 6
                                 && let Some(number) = pool.take(&mut cache)
                             {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::super::{Geometry, Narrow};
 use super::history::{Name, Op, Scenario, look, nat, or_reply_only, plain, remove, scenario};
 use super::turns::Deed::{Loads, Writes};
-use super::turns::Until::{self, After, Before, Called, End};
+use super::turns::Until::{After, Before, Called, End};
 use super::turns::Word::{Header, Link, LinkBehind, OverflowSlot, Slot, State};
 use super::turns::{Turn, Turns};
 
