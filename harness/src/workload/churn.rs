@@ -80,20 +80,13 @@ impl<T: FlowTable<KeyV4>> ChurnContender<T> {
             let share = case.share(number, traffic.residents.len());
             let mut churner = Churner {
                 hand: Hand::new(table.worker(), number, case.seed, case.protocol, case.batch),
-                ids: Vec::with_capacity(share.len()),
+                ids: vec![None; share.len()],
                 made: share.len(),
                 oldest: Vec::with_capacity(case.batch),
             };
             let Churner { hand, ids, .. } = &mut churner;
-            for batch in traffic.residents[share.clone()].chunks(case.batch) {
-                hand.connect(&table, batch, NOW, |_| LONG, |_, id| ids.push(Some(id)));
-            }
-            assert_eq!(
-                ids.len(),
-                share.len(),
-                "{} has no room for the connections that it was made for",
-                T::NAME
-            );
+            let residents = &traffic.residents[share];
+            hand.fill(&table, residents, case.batch, |at, id| ids[at] = Some(id));
             hand.take_tally(&table);
             CachePadded::new(churner)
         };
