@@ -5,6 +5,8 @@
 
 #[cfg(all(test, loom))]
 pub(crate) mod counted;
+#[cfg(all(test, any(loom, shuttle)))]
+pub(crate) mod hooked;
 pub mod rounds;
 #[cfg(feature = "tally")]
 pub mod tally;
@@ -12,7 +14,9 @@ pub mod tally;
 pub(crate) mod watched;
 
 #[cfg(all(test, loom))]
-pub use counted::{AtomicU64, fence};
+pub use counted::fence;
+#[cfg(all(test, any(loom, shuttle)))]
+pub use hooked::AtomicU64;
 #[cfg(all(not(test), loom))]
 pub use loom::sync::atomic::{AtomicU64, fence};
 #[cfg(all(not(test), shuttle))]
@@ -21,8 +25,6 @@ pub use shuttle::sync::atomic::AtomicU64;
 pub use shuttle::sync::atomic::fence;
 #[cfg(not(any(loom, shuttle)))]
 pub use unchecked::{AtomicU64, fence};
-#[cfg(all(test, shuttle))]
-pub use watched::AtomicU64;
 
 /// What is the same under a checker: words that stand for themselves, and locks.
 pub mod unchecked {

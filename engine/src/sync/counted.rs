@@ -1,4 +1,4 @@
-//! loom's atomics, with every access counted, so that a test can give a thread up for good
+//! Counts the accesses that loom's atomics are about to make ([`hooked`](super::hooked)), so that a test can give a thread up for good
 //! after its k-th one, and can bound what one call may take.
 //!
 //! Given up means unwound: nothing between a call of the table and its accesses cleans up on
@@ -11,6 +11,7 @@ use std::cell::Cell;
 use loom::sync::atomic;
 
 use super::Ordering;
+use super::hooked::Access;
 
 /// What the unwinding of a thread that is given up carries.
 #[derive(Debug)]
@@ -85,76 +86,9 @@ fn step() {
     });
 }
 
-/// loom's, counted.
-#[derive(Debug, Default)]
-pub struct AtomicU64(atomic::AtomicU64);
-
-impl AtomicU64 {
-    /// A word with this value.
-    #[track_caller]
-    #[must_use]
-    pub fn new(value: u64) -> AtomicU64 {
-        AtomicU64(atomic::AtomicU64::new(value))
-    }
-
-    /// As std's.
-    #[track_caller]
-    pub fn load(&self, ordering: Ordering) -> u64 {
-        step();
-        self.0.load(ordering)
-    }
-
-    /// As std's.
-    #[track_caller]
-    pub fn store(&self, value: u64, ordering: Ordering) {
-        step();
-        self.0.store(value, ordering);
-    }
-
-    /// As std's.
-    ///
-    /// # Errors
-    /// The value that was there instead of `current`.
-    #[track_caller]
-    pub fn compare_exchange(
-        &self,
-        current: u64,
-        new: u64,
-        success: Ordering,
-        failure: Ordering,
-    ) -> Result<u64, u64> {
-        step();
-        self.0.compare_exchange(current, new, success, failure)
-    }
-
-    /// As [`AtomicU64::compare_exchange`]: loom knows no failure without a cause.
-    ///
-    /// # Errors
-    /// As there.
-    #[track_caller]
-    pub fn compare_exchange_weak(
-        &self,
-        current: u64,
-        new: u64,
-        success: Ordering,
-        failure: Ordering,
-    ) -> Result<u64, u64> {
-        self.compare_exchange(current, new, success, failure)
-    }
-
-    /// As std's.
-    #[track_caller]
-    pub fn fetch_add(&self, value: u64, ordering: Ordering) -> u64 {
-        step();
-        self.0.fetch_add(value, ordering)
-    }
-
-    /// As std's.
-    #[track_caller]
-    pub fn fetch_sub(&self, value: u64, ordering: Ordering) -> u64 {
-        step();
-        self.0.fetch_sub(value, ordering)
-    }
+/// A thread is about to make this access, which counts.
+pub(super) fn before(_: Access) {
+    step();
 }
 
 /// loom's, counted.

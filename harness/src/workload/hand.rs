@@ -207,14 +207,12 @@ impl<W> Hand<W> {
             );
         }
         for at in refused {
-            let mut entry = None;
-            for _ in 0..TRIES {
-                let alone = std::slice::from_ref(&pairs[at]);
+            let alone = std::slice::from_ref(&pairs[at]);
+            let entry = (0..TRIES).find_map(|_| {
+                let mut entry = None;
                 self.connect(table, alone, NOW, |_| LONG, |_, id| entry = Some(id));
-                if entry.is_some() {
-                    break;
-                }
-            }
+                entry
+            });
             let Some(entry) = entry else {
                 panic!(
                     "{} has no room for the connections that it was made for",

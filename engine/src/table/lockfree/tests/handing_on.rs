@@ -37,8 +37,8 @@ fn a_claim_hands_on_the_header_that_emptied_its_slot() {
         } = scenario.set_up::<Two>(3);
         workers.iter_mut().for_each(|worker| table.begin(worker));
         let id = table.allocate(&mut workers[0]).expect("there is one");
-        let [original, reply] = [0, 1].map(|at| keys_of(heads)[1 + at]);
-        table.slab().entry(id).set_keys(original, reply);
+        let keys = keys_of(heads);
+        table.slab().entry(id).set_keys(keys[1], keys[2]);
         let pieces = table.pieces_to_confirm(id).expect("two keys");
         let piece = pieces.original();
         let (mine, pattern) = (piece.slot(id), piece.pattern());

@@ -13,8 +13,8 @@ use shuttle::scheduler::{Schedule, Scheduler, Task, TaskId};
 use shuttle::{Config, MaxSteps, Runner};
 
 use super::super::{Geometry, LockfreeTable};
-use crate::sync::AtomicU64;
-use crate::sync::watched::{self, Access};
+use crate::sync::hooked::Access;
+use crate::sync::{AtomicU64, watched};
 use crate::table::key::FlowKey;
 
 /// Accesses after which a thread is taken to wait for something that does not come.
@@ -246,10 +246,8 @@ impl Scheduler for InTurns {
     ) -> Option<TaskId> {
         let mut state = self.turns.state();
         let can = |thread: usize| runnable.iter().any(|task| usize::from(task.id()) == thread);
-        let mut next = (!state.started && can(MAIN)).then_some(MAIN);
-        if next.is_none() {
-            next = state.next(can);
-        }
+        let starting = (!state.started && can(MAIN)).then_some(MAIN);
+        let next = starting.or_else(|| state.next(can));
         let given_up = state.given_up;
         let next = next.unwrap_or_else(|| {
             let order = |thread: usize| (Some(thread) == given_up, thread == MAIN, thread);
