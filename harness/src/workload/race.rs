@@ -269,6 +269,7 @@ impl<T: FlowTable<KeyV4>> Racer for Offer<'_, T> {
         } else {
             self.confirm_together();
         }
+        self.hand.settle(table);
         table.end(&mut self.hand.worker);
     }
 }
@@ -294,13 +295,18 @@ impl<T: FlowTable<KeyV4>> Offer<'_, T> {
         let workload = &self.config.workload;
         hand.unconfirmed.clear();
         hand.flows.clear();
-        for flow in first..first + count {
-            if hand.hits[flow - first].is_some() {
+        let status = workload.translation.status();
+        let flows = self.flows;
+        let originals = &flows.originals[first..first + count];
+        let inverses = &flows.inverses[first..first + count];
+        let those = originals.iter().zip(inverses).zip(&hand.hits);
+        for (flow, ((original, inverse), hit)) in (first..).zip(those) {
+            if hit.is_some() {
                 continue;
             }
-            hand.tally.offered += 1;
             let Some(id) = table.allocate(&mut hand.worker) else {
                 // The table is full: its packet is dropped before it has an entry to confirm.
+                hand.tally.offered += 1;
                 hand.tally.dropped += 1;
                 hand.counters.drop.increment();
                 continue;
@@ -311,21 +317,20 @@ impl<T: FlowTable<KeyV4>> Offer<'_, T> {
                     &mut hand.worker,
                     &mut hand.rng,
                     &hand.counters,
-                    &self.flows.tuples[flow],
+                    &flows.tuples[flow],
                     NOW,
                 ),
-                Translation::Backend => {
-                    dns_pair::draw_reply(&self.flows.tuples[flow], &mut hand.rng)
-                }
-                Translation::None => self.flows.inverses[flow],
+                Translation::Backend => dns_pair::draw_reply(&flows.tuples[flow], &mut hand.rng),
+                Translation::None => *inverse,
             };
             let entry = table.slab().entry(id);
-            entry.set_keys(self.flows.originals[flow], reply);
+            entry.set_keys(*original, reply);
             entry.set_deadline(workload.timeout);
-            entry.put_status(workload.translation.status());
+            entry.put_status(status);
             hand.unconfirmed.push(id);
             hand.flows.push(flow);
         }
+        hand.tally.offered += hand.unconfirmed.len() as u64;
     }
 
     fn confirm_together(&mut self) {
@@ -339,22 +344,17 @@ impl<T: FlowTable<KeyV4>> Offer<'_, T> {
             &mut KernelClashPolicy,
             outcomes,
         );
-        for at in 0..hand.unconfirmed.len() {
-            let outcome = hand.outcomes[at];
-            hand.settle(table, at, outcome);
-        }
     }
 
     /// The same, and each winner's other key is looked up at once: who was given to a connection must find it by both.
     fn confirm_one_by_one(&mut self) {
         let (table, hand) = (self.table, &mut *self.hand);
         // No `prepare_confirm`: the lookups have just asked for the same lines, and asking again takes them from whoever is ahead.
-        for at in 0..hand.unconfirmed.len() {
-            let id = hand.unconfirmed[at];
+        for (outcome, &id) in hand.outcomes.iter_mut().zip(&hand.unconfirmed) {
             let reply = table.slab().entry(id).key(Direction::Reply);
             let random = hand.rng.next_u32();
-            let outcome = table.confirm(&mut hand.worker, id, NOW, random, &mut KernelClashPolicy);
-            if matches!(outcome, Confirmed::Merged(_)) {
+            *outcome = table.confirm(&mut hand.worker, id, NOW, random, &mut KernelClashPolicy);
+            if matches!(*outcome, Confirmed::Merged(_)) {
                 match table.lookup(&mut hand.worker, &reply, NOW) {
                     Some(hit) => {
                         table.release(&mut hand.worker, hit.id);
@@ -362,27 +362,27 @@ impl<T: FlowTable<KeyV4>> Offer<'_, T> {
                     None => hand.tally.torn += 1,
                 }
             }
-            hand.settle(table, at, outcome);
         }
     }
 }
 
 impl<W> Hand<W> {
-    /// Counts what became of an unconfirmed entry, and lets go of the connection that its packet belongs to, as `kfree_skb` does.
-    fn settle<T: FlowTable<KeyV4, Worker = W>>(
-        &mut self,
-        table: &T,
-        at: usize,
-        outcome: Confirmed,
-    ) {
-        self.tally.count(&outcome, &self.counters);
-        let connection = match outcome {
-            Confirmed::Refused(_) => return,
-            Confirmed::Merged(clash) => clash.winner,
-            Confirmed::Inserted | Confirmed::ReplyOnly(_) => self.unconfirmed[at],
-        };
-        table.release(&mut self.worker, connection);
-        self.fates[self.flows[at]] = Fate::Accepted;
+    /// Counts what became of the unconfirmed entries, and lets go of the connections that their packets belong to, as `kfree_skb` does.
+    #[inline(always)]
+    fn settle<T: FlowTable<KeyV4, Worker = W>>(&mut self, table: &T) {
+        let mut tally = Tally::default();
+        let offered = self.unconfirmed.iter().zip(&self.flows);
+        for ((&id, &flow), outcome) in offered.zip(&self.outcomes) {
+            tally.count(outcome, &self.counters);
+            let connection = match outcome {
+                Confirmed::Refused(_) => continue,
+                Confirmed::Merged(clash) => clash.winner,
+                Confirmed::Inserted | Confirmed::ReplyOnly(_) => id,
+            };
+            table.release(&mut self.worker, connection);
+            self.fates[flow] = Fate::Accepted;
+        }
+        self.tally.add(&tally);
     }
 }
 

@@ -55,6 +55,7 @@ impl Tally {
     }
 
     /// Each outcome moves the kernel's counters as the kernel does, and one place of the tally.
+    #[inline(always)]
     pub(super) fn count(&mut self, outcome: &Confirmed, counters: &ConntrackCounters) {
         let tally = self;
         match outcome {
