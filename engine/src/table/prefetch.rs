@@ -40,11 +40,21 @@ const LINE_BYTES: usize = 64;
 /// where there is no such instruction.
 #[inline(always)]
 pub fn prefetch<T>(hint: Hint, target: &T) {
-    let first = std::ptr::from_ref(target).cast::<u8>();
+    prefetch_lines::<T>(hint, std::ptr::from_ref(target).cast());
+}
+
+#[inline(always)]
+fn prefetch_lines<T>(hint: Hint, first: *const u8) {
     // One line, but for an IPv6 entry: the compiler knows.
     for line in 0..size_of::<T>().div_ceil(LINE_BYTES) {
         prefetch_line(hint, first.wrapping_add(line * LINE_BYTES));
     }
+}
+
+/// Asks for one of many, as [`prefetch`] does; no such one is no error, and asks for whatever is there.
+#[inline(always)]
+pub fn prefetch_at<T>(hint: Hint, all: &[T], index: usize) {
+    prefetch_lines::<T>(hint, all.as_ptr().wrapping_add(index).cast());
 }
 
 #[inline(always)]

@@ -50,6 +50,7 @@
 pub use super::entry::{Entry, EntryId, EntryState, Life};
 use super::entry::{GENERATION_MASK, ONE_REFERENCE};
 use super::key::FlowKey;
+use super::prefetch::{Hint, prefetch_at};
 use super::storage::Array;
 pub use super::tracker::{TrackerCell, TrackerGuard, TrackerWords, Traffic};
 use crate::sync::unchecked::{Mutex, fence};
@@ -157,9 +158,11 @@ impl<K: FlowKey> Slab<K> {
         &self.trackers[id.index() as usize]
     }
 
-    /// The tracker's memory at a place, to ask for it ahead of use.
-    pub(super) fn tracker_at(&self, index: u32) -> &TrackerCell {
-        &self.trackers[index as usize]
+    /// Asks for the memory of an entry and its tracker, ahead of use.
+    #[inline]
+    pub(super) fn ask_for(&self, hint: Hint, index: u32) {
+        prefetch_at(hint, &self.entries, index as usize);
+        prefetch_at(hint, &self.trackers, index as usize);
     }
 
     /// The traffic counters of an entry's direction, if they are kept.

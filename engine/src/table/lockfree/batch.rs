@@ -3,13 +3,16 @@
 //!
 //! Passes over at most [`BATCH`] connections ask for the head buckets; then for the links of chains that go
 //! on; then for their first overflow buckets. After that each is confirmed, or removed, as if it came alone, one after
-//! the other: a connection may clash with one that came before it in the same batch. Who meets others at the same connections asks ahead
-//! once more, between one confirm and the next: what has come by then may have been taken away again.
+//! the other: a connection may clash with one that came before it in the same batch. Who meets others at the same connections
+//! goes through them in another order, and asks ahead once more (`rivals`): what has come may have been taken away again.
 
 use super::LockfreeTable;
 use super::bucket::Geometry;
 use super::canonical::{Pieces, SelfClash};
-use super::prefetch::{Hint, prefetch};
+use super::insert::Offer;
+use super::prefetch::{Hint, prefetch, prefetch_at};
+use super::rivals::Order;
+use super::scan::Candidates;
 use super::word::Link;
 use super::worker::LockfreeWorker;
 use crate::random::WorkerRng;
@@ -21,14 +24,13 @@ use crate::table::{ClashPolicy, Confirmed};
 use crate::time::Nanos;
 
 /// Connections whose memory is asked for at the same time.
-const BATCH: usize = 32;
+pub(super) const BATCH: usize = 32;
+
+/// Connections whose chains are looked at together.
+const AT_A_GLANCE: usize = 4;
 
 /// Fewer connections than this are not worth a pass of their own: confirm reads the same lines soon enough.
 const FEW: usize = 4;
-
-/// Batches for which somebody who was not the first to confirm a connection reckons with others at the same ones. Without
-/// them, asking for lines of one's own costs two workers a tenth of their connects.
-const RIVALS_LAST: u8 = 16;
 
 impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     /// [`FlowTable::confirm_batch`](crate::table::FlowTable::confirm_batch), pinned.
@@ -42,25 +44,57 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     ) {
         for (ids, outcomes) in ids.chunks(BATCH).zip(outcomes.chunks_mut(BATCH)) {
             let mut all = [const { Err(SelfClash) }; BATCH];
-            for (pieces, &id) in all.iter_mut().zip(ids) {
-                *pieces = self.pieces_to_confirm(id);
-                if let Ok(pieces) = pieces {
-                    self.prefetch_heads(pieces);
+            let all = &mut all[..ids.len()];
+            let mut order = Order::of(worker, ids.len());
+            self.make_pieces(ids, &order, all);
+            order.keep_equals_in_order(all);
+            self.ask_for_what_is_behind(&all[order.early.clone()]);
+            let asks_late = self.write_hint != Hint::None;
+            for (part, asks) in [(order.early, false), (order.late, asks_late)] {
+                let those = all[part.clone()].chunks(AT_A_GLANCE);
+                let ids = ids[part.clone()].chunks(AT_A_GLANCE);
+                let outcomes = outcomes[part].chunks_mut(AT_A_GLANCE);
+                let mut ahead = those.clone();
+                if asks {
+                    self.ask_for_heads_of_rivals(ahead.next().unwrap_or_default());
+                }
+                for ((these, ids), outcomes) in those.zip(ids).zip(outcomes) {
+                    if asks {
+                        self.ask_for_heads_of_rivals(ahead.next().unwrap_or_default());
+                    }
+                    let mut seen = [Candidates::NONE; AT_A_GLANCE];
+                    for (seen, pieces) in seen.iter_mut().zip(these) {
+                        if let Ok(pieces) = pieces {
+                            *seen = self.glance(pieces);
+                            if asks {
+                                self.ask_for_owner(pieces, *seen);
+                            }
+                        }
+                    }
+                    let offers = these.iter().zip(ids).zip(seen);
+                    for (((pieces, &id), seen), outcome) in offers.zip(outcomes) {
+                        let offer = Offer { id, pieces, seen };
+                        let draw = || rng.next_u32();
+                        self.confirm_offer(worker, offer, (now, draw), policy, outcome);
+                        worker.meet(*outcome != Confirmed::Inserted);
+                    }
                 }
             }
-            self.ask_for_what_is_behind(&all[..ids.len()]);
-            worker.rivals = worker.rivals.saturating_sub(1);
-            let mut is_behind = false;
-            for (at, (&id, outcome)) in ids.iter().zip(outcomes).enumerate() {
-                if worker.rivals > 0 {
-                    self.ask_for_the_next(&all[at..ids.len()], is_behind);
-                }
-                let draw = (now, rng.next_u32());
-                *outcome = self.confirm_pieces(worker, id, &all[at], draw, policy);
-                is_behind = *outcome != Confirmed::Inserted;
-                if is_behind {
-                    worker.rivals = RIVALS_LAST;
-                }
+        }
+    }
+
+    /// The pieces of a batch; asks for the heads of its early part.
+    ///
+    /// Not inlined: the registers are all its own.
+    #[inline(never)]
+    fn make_pieces(&self, ids: &[EntryId], order: &Order, all: &mut [Result<Pieces, SelfClash>]) {
+        let hint = order.hint(self.write_hint);
+        for (at, (pieces, &id)) in all.iter_mut().zip(ids).enumerate() {
+            *pieces = self.pieces_to_confirm(id);
+            if let Ok(pieces) = pieces
+                && order.early.contains(&at)
+            {
+                self.prefetch_heads(hint, pieces);
             }
         }
     }
@@ -82,7 +116,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
                 *state = self.confirmed_state(id);
                 if let Some(state) = *state {
                     let alive = self.pieces_of(id, state);
-                    self.prefetch_heads(&alive);
+                    self.prefetch_heads(self.write_hint, &alive);
                     *pieces = Ok(alive);
                 }
             }
@@ -99,49 +133,14 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
 
     /// Asks for the head buckets of pieces, to change them.
     #[inline]
-    pub(super) fn prefetch_heads(&self, pieces: &Pieces<K>) {
+    pub(super) fn prefetch_heads(&self, hint: Hint, pieces: &Pieces) {
         for piece in pieces.iter() {
-            prefetch(self.write_hint, self.index.chain(piece.bucket).head());
-        }
-    }
-
-    /// Asks, before the first of these is confirmed, for what the next ones will need of the other cores.
-    ///
-    /// Others are confirming the same connections. Who is ahead of them has read the next chain as they have: it must
-    /// be his alone to be changed. Who has just lost will lose more: he reads what they have changed, and the
-    /// connections of theirs that it leads to.
-    #[inline]
-    fn ask_for_the_next(&self, these: &[Result<Pieces<K>, SelfClash>], is_behind: bool) {
-        /// So far ahead that the one who is ahead has been there already.
-        const CHAIN_AHEAD: usize = 4;
-        /// So far that the chain has come, and the connection will have.
-        const OWNER_AHEAD: usize = 2;
-        if self.write_hint == Hint::None {
-            return;
-        }
-        if !is_behind {
-            // Not the table's own hint: that one is the best for lines which no other core has.
-            if let Some(Ok(next)) = these.get(1) {
-                for piece in next.iter() {
-                    prefetch(Hint::Write, self.index.chain(piece.bucket).head());
-                }
-            }
-            return;
-        }
-        if let Some(Ok(later)) = these.get(CHAIN_AHEAD) {
-            prefetch(Hint::T0, self.index.chain(later.original().bucket).head());
-        }
-        if let Some(Ok(soon)) = these.get(OWNER_AHEAD) {
-            let head = self.index.chain(soon.original().bucket).head();
-            let seen = self.isa.candidates(head, soon.original().tag());
-            if let Some(slot) = seen.slots(head).next() {
-                prefetch(Hint::T0, self.slab.at(slot.index()));
-            }
+            prefetch_at(hint, &self.index.heads, piece.bucket as usize);
         }
     }
 
     /// Asks for links and overflow buckets of the chains that have any.
-    fn ask_for_what_is_behind(&self, all: &[Result<Pieces<K>, SelfClash>]) {
+    fn ask_for_what_is_behind(&self, all: &[Result<Pieces, SelfClash>]) {
         if all.len() < FEW {
             return;
         }

@@ -59,19 +59,17 @@ impl Place {
 
 /// One slot's worth of a connection.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Piece<K> {
-    canon: K,
+pub(super) struct Piece {
     /// A whole word, as it was written: see [`EntryId`].
     stem: Stem,
     /// Head bucket.
     pub(super) bucket: u32,
 }
 
-impl<K: FlowKey> Piece<K> {
+impl Piece {
     #[inline]
-    fn new(key: &Oriented<K>, covers: Covers, role: Direction, place: Place) -> Piece<K> {
+    fn new(covers: Covers, role: Direction, place: Place) -> Piece {
         Piece {
-            canon: key.canon,
             stem: Stem::new(place.tag, covers, role),
             bucket: place.bucket,
         }
@@ -83,6 +81,11 @@ impl<K: FlowKey> Piece<K> {
         self.stem.tag()
     }
 
+    /// Which of its connection's keys it stands for; the original one, if for both.
+    pub(super) fn role(&self) -> Direction {
+        self.stem.role()
+    }
+
     /// The word of this piece of an entry.
     #[inline]
     pub(super) fn slot(&self, id: EntryId) -> Slot {
@@ -90,22 +93,23 @@ impl<K: FlowKey> Piece<K> {
     }
 
     /// Slots that may be of an equal piece.
+    #[inline]
     pub(super) fn pattern(&self) -> Pattern {
         Pattern::of(self.stem)
     }
+}
 
-    /// Has `key` this canonical key?
-    pub(super) fn has_canon_of(&self, key: &K) -> bool {
-        self.canon == *key || self.canon.inverse() == Some(*key)
-    }
+/// Have these keys one canonical key?
+pub(super) fn are_alike<K: FlowKey>(key: &K, other: &K) -> bool {
+    key == other || key.inverse() == Some(*other)
 }
 
 /// The pieces of a connection in ascending order of canonical keys: the order in which
 /// everybody installs them, so that helpers always go upwards and never in a circle.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Pieces<K> {
+pub(super) struct Pieces {
     /// Of the original key, of the reply key; twice the same one if there is one.
-    pieces: [Piece<K>; 2],
+    pieces: [Piece; 2],
     count: usize,
     /// The second one comes first. Told apart here, not put in order: which it is cannot be predicted.
     reply_first: bool,
@@ -115,14 +119,14 @@ pub(super) struct Pieces<K> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct SelfClash;
 
-impl<K: FlowKey> Pieces<K> {
+impl Pieces {
     /// The pieces of a connection of these keys; `table` is the hasher and the number of head buckets.
     #[inline(always)]
-    pub(super) fn of<H: KeyHasher>(
+    pub(super) fn of<K: FlowKey, H: KeyHasher>(
         original: &K,
         reply: &K,
         (hasher, buckets): (H, u32),
-    ) -> Result<Pieces<K>, SelfClash> {
+    ) -> Result<Pieces, SelfClash> {
         let first = Oriented::new(original);
         let place = Place::of(&first.canon, hasher, buckets);
         if original
@@ -130,7 +134,7 @@ impl<K: FlowKey> Pieces<K> {
             .is_some_and(|answer| is_equal(&answer, reply))
         {
             // Without NAT.
-            let both = Piece::new(&first, COVERS_BOTH, Direction::Original, place);
+            let both = Piece::new(COVERS_BOTH, Direction::Original, place);
             return Ok(Pieces::one(both));
         }
         let second = Oriented::new(reply);
@@ -141,8 +145,8 @@ impl<K: FlowKey> Pieces<K> {
         let behind = Place::of(&second.canon, hasher, buckets);
         Ok(Pieces {
             pieces: [
-                Piece::new(&first, first.covers, Direction::Original, place),
-                Piece::new(&second, second.covers, Direction::Reply, behind),
+                Piece::new(first.covers, Direction::Original, place),
+                Piece::new(second.covers, Direction::Reply, behind),
             ],
             count: 2,
             reply_first,
@@ -150,13 +154,13 @@ impl<K: FlowKey> Pieces<K> {
     }
 
     /// The piece of a connection that lives by its reply key alone.
-    pub(super) fn reply_only<H: KeyHasher>(reply: &K, table: (H, u32)) -> Pieces<K> {
+    pub(super) fn reply_only<K: FlowKey, H: KeyHasher>(reply: &K, table: (H, u32)) -> Pieces {
         let key = Oriented::new(reply);
         let place = Place::of(&key.canon, table.0, table.1);
-        Pieces::one(Piece::new(&key, key.covers, Direction::Reply, place))
+        Pieces::one(Piece::new(key.covers, Direction::Reply, place))
     }
 
-    fn one(piece: Piece<K>) -> Pieces<K> {
+    fn one(piece: Piece) -> Pieces {
         Pieces {
             pieces: [piece; 2],
             count: 1,
@@ -166,7 +170,7 @@ impl<K: FlowKey> Pieces<K> {
 
     /// The piece that stands for the original key, if there is one that does.
     #[inline]
-    pub(super) fn original(&self) -> &Piece<K> {
+    pub(super) fn original(&self) -> &Piece {
         &self.pieces[0]
     }
 
@@ -177,7 +181,7 @@ impl<K: FlowKey> Pieces<K> {
     }
 
     #[inline]
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Piece<K>> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Piece> {
         (0..self.count).map(|at| &self.pieces[(at ^ usize::from(self.reply_first)) & 1])
     }
 }

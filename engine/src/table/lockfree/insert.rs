@@ -6,6 +6,7 @@ use super::bucket::Geometry;
 use super::canonical::{Pieces, SelfClash};
 use super::install::Insert;
 use super::lookup::check_owner;
+use super::scan::Candidates;
 use super::word::{Abort, Attempt, State};
 use super::worker::LockfreeWorker;
 use crate::status::Status;
@@ -22,10 +23,20 @@ use crate::tuple::Direction;
 /// checker: there the last one comes soon.
 const ATTEMPTS_MAX: u8 = if CHECKED { 2 } else { 8 };
 
+/// An entry that is to be confirmed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Offer<'a> {
+    pub(super) id: EntryId,
+    pub(super) pieces: &'a Result<Pieces, SelfClash>,
+    /// What a [`glance`](LockfreeTable::glance) at its chain has shown.
+    pub(super) seen: Candidates,
+}
+
 /// A confirm under way.
 #[derive(Debug)]
-struct Confirm {
+struct Confirm<'t, K: FlowKey> {
     id: EntryId,
+    entry: &'t Entry<K>,
     now: Nanos,
     /// The entry's timeout, relative, and its status before: what it has again after a refusal.
     timeout: Nanos,
@@ -64,6 +75,7 @@ fn clash_of(owner: Hit, key: Direction, stage: Stage) -> Clash {
 }
 
 /// Why an insert did not get in.
+#[derive(Clone, Copy)]
 enum Lost {
     /// A connection owns a key: the policy is asked.
     To(Clash),
@@ -82,97 +94,137 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
         random: u32,
         policy: &mut dyn ClashPolicy<K>,
     ) -> Confirmed {
-        let pieces = self.pieces_to_confirm(id);
-        if let Ok(pieces) = &pieces
-            && !pieces.is_one()
-        {
-            // Both at once: the second one is there when the first one is done.
-            self.prefetch_heads(pieces);
+        let pieces = &self.pieces_to_confirm(id);
+        let mut seen = Candidates::NONE;
+        if let Ok(pieces) = pieces {
+            if !pieces.is_one() {
+                // Both at once: the second one is there when the first one is done.
+                self.prefetch_heads(self.write_hint, pieces);
+            }
+            seen = self.glance(pieces);
         }
-        self.confirm_pieces(worker, id, &pieces, (now, random), policy)
+        let mut outcome = Confirmed::Inserted;
+        let draw = || random;
+        let offer = Offer { id, pieces, seen };
+        self.confirm_offer(worker, offer, (now, draw), policy, &mut outcome);
+        outcome
     }
 
     /// The pieces of an entry that is about to be confirmed.
     #[inline]
-    pub(super) fn pieces_to_confirm(&self, id: EntryId) -> Result<Pieces<K>, SelfClash> {
+    pub(super) fn pieces_to_confirm(&self, id: EntryId) -> Result<Pieces, SelfClash> {
         let [original, reply] = self.keys_of(id);
         Pieces::of(&original, &reply, self.hashing())
     }
 
-    /// Confirms an entry of these pieces, at a time, with a random number for its limit.
+    /// Confirms an entry, at a time, with a random number for its limit where it comes to an insert.
     ///
-    /// From here to the first attempt's decision all is one function: what goes wrong is in others.
+    /// What most confirms come to is one function; what goes wrong is in others. The outcome is written where it
+    /// shall be: a copy of what has just been written in parts waits for them.
     #[inline(always)]
-    pub(super) fn confirm_pieces(
+    pub(super) fn confirm_offer(
         &self,
         worker: &mut LockfreeWorker,
-        id: EntryId,
-        pieces: &Result<Pieces<K>, SelfClash>,
-        (now, random): (Nanos, u32),
+        Offer { id, pieces, seen }: Offer<'_>,
+        (now, draw): (Nanos, impl FnOnce() -> u32),
         policy: &mut dyn ClashPolicy<K>,
-    ) -> Confirmed {
+        outcome: &mut Confirmed,
+    ) {
         worker.now = now;
         let entry = self.slab.entry(id);
         let status = entry.status();
         let pieces = match pieces {
             Ok(pieces) if !status.contains(Status::DYING) => pieces,
             hopeless => {
-                let refusal = match hopeless {
-                    Ok(_) => Refusal::Dying,
-                    Err(SelfClash) => Refusal::Clash(Clash {
-                        winner: id,
-                        key: Direction::Reply,
-                        winner_key: Direction::Original,
-                        at_reply_only: false,
-                    }),
-                };
-                self.end_unseen(worker, id);
-                return Confirmed::Refused(refusal);
+                *outcome = self.refuse_hopeless(worker, id, hopeless.is_err());
+                return;
             }
         };
         let mut confirm = Confirm {
             id,
+            entry,
             now,
             timeout: entry.deadline(),
             status,
-            limit: draw_limit::<G>(random),
+            limit: 0,
             attempts: 0,
             shown: false,
         };
-        let outcome = self.confirm_or_resolve(worker, &mut confirm, pieces, policy);
-        match outcome {
-            // The caller goes on holding it, as if he had looked it up.
-            Confirmed::Inserted | Confirmed::ReplyOnly(_) => worker.hold(),
-            Confirmed::Merged(_) | Confirmed::Refused(_) if confirm.shown => {
-                self.retire(worker, id);
+        if let Some(owner) = self.owner_at_a_glance(entry, now, pieces, seen) {
+            let clash = clash_of(owner, Direction::Original, Stage::BothKeys);
+            match policy.decide(&clash, entry, self.slab.entry(owner.id)) {
+                ClashStep::Merge => {
+                    // Nobody can hold a reference to the loser: it needs no grace period.
+                    self.end_unseen_life(worker, entry, id);
+                    worker.hold();
+                    *outcome = Confirmed::Merged(clash);
+                }
+                ClashStep::Drop => {
+                    self.end_unseen_life(worker, entry, id);
+                    *outcome = Confirmed::Refused(Refusal::Clash(clash));
+                }
+                ClashStep::ReplyOnly => {
+                    *outcome = self.confirm_by_reply(worker, confirm, clash, policy);
+                }
             }
-            // Nobody can hold a reference: it needs no grace period.
-            Confirmed::Merged(_) | Confirmed::Refused(_) => self.end_unseen(worker, id),
+            return;
         }
-        outcome
+        confirm.limit = draw_limit::<G>(draw());
+        match self.insert(worker, &mut confirm, pieces, Stage::BothKeys) {
+            Ok(()) => {
+                // The caller goes on holding it, as if he had looked it up.
+                worker.hold();
+                *outcome = Confirmed::Inserted;
+            }
+            Err(lost) => *outcome = self.resolve(worker, confirm, lost, policy),
+        }
     }
 
-    /// The two stages, and what the policy says between them.
-    #[inline(always)]
-    fn confirm_or_resolve(
+    /// Refuses a dying entry, or one that would clash with itself: nobody else has seen it.
+    #[cold]
+    #[inline(never)]
+    fn refuse_hopeless(
         &self,
         worker: &mut LockfreeWorker,
-        confirm: &mut Confirm,
-        pieces: &Pieces<K>,
+        id: EntryId,
+        is_self_clash: bool,
+    ) -> Confirmed {
+        self.end_unseen(worker, id);
+        Confirmed::Refused(if is_self_clash {
+            Refusal::Clash(Clash {
+                winner: id,
+                key: Direction::Reply,
+                winner_key: Direction::Original,
+                at_reply_only: false,
+            })
+        } else {
+            Refusal::Dying
+        })
+    }
+
+    /// What becomes of an insert that did not get in.
+    #[inline(never)]
+    fn resolve(
+        &self,
+        worker: &mut LockfreeWorker,
+        confirm: Confirm<'_, K>,
+        lost: Lost,
         policy: &mut dyn ClashPolicy<K>,
     ) -> Confirmed {
-        let first = match self.glance(confirm.id, confirm.now, pieces) {
-            Some(hit) => clash_of(hit, Direction::Original, Stage::BothKeys),
-            None => match self.insert(worker, confirm, pieces, Stage::BothKeys) {
-                Ok(()) => return Confirmed::Inserted,
-                Err(Lost::To(clash)) => clash,
-                Err(Lost::Refused(refusal)) => return Confirmed::Refused(refusal),
-            },
+        let first = match lost {
+            Lost::To(clash) => clash,
+            Lost::Refused(refusal) => {
+                self.give_up(worker, &confirm);
+                return Confirmed::Refused(refusal);
+            }
         };
-        let loser = self.slab.entry(confirm.id);
+        let loser = confirm.entry;
         match policy.decide(&first, loser, self.slab.entry(first.winner)) {
-            ClashStep::Merge => self.merge(worker, first),
-            ClashStep::Drop => Confirmed::Refused(Refusal::Clash(first)),
+            ClashStep::Merge => self.merge(worker, &confirm, first),
+            ClashStep::Drop => {
+                self.give_up(worker, &confirm);
+                Confirmed::Refused(Refusal::Clash(first))
+            }
             ClashStep::ReplyOnly => self.confirm_by_reply(worker, confirm, first, policy),
         }
     }
@@ -182,29 +234,50 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     fn confirm_by_reply(
         &self,
         worker: &mut LockfreeWorker,
-        confirm: &mut Confirm,
+        mut confirm: Confirm<'_, K>,
         first: Clash,
         policy: &mut dyn ClashPolicy<K>,
     ) -> Confirmed {
-        let loser = self.slab.entry(confirm.id);
+        let loser = confirm.entry;
         // The reply chain is taken without a limit here, as in the kernel.
         confirm.limit = G::POSITIONS;
         let reply = Pieces::reply_only(&loser.key(Direction::Reply), self.hashing());
-        match self.insert(worker, confirm, &reply, Stage::ReplyOnly) {
-            Ok(()) => Confirmed::ReplyOnly(first),
+        let refusal = match self.insert(worker, &mut confirm, &reply, Stage::ReplyOnly) {
+            Ok(()) => {
+                worker.hold();
+                return Confirmed::ReplyOnly(first);
+            }
             Err(Lost::To(again)) => {
                 match policy.decide(&again, loser, self.slab.entry(again.winner)) {
-                    ClashStep::Merge => self.merge(worker, again),
-                    _ => Confirmed::Refused(Refusal::Clash(again)),
+                    ClashStep::Merge => return self.merge(worker, &confirm, again),
+                    _ => Refusal::Clash(again),
                 }
             }
-            Err(Lost::Refused(refusal)) => Confirmed::Refused(refusal),
-        }
+            Err(Lost::Refused(refusal)) => refusal,
+        };
+        self.give_up(worker, &confirm);
+        Confirmed::Refused(refusal)
     }
 
-    fn merge(&self, worker: &mut LockfreeWorker, clash: Clash) -> Confirmed {
+    fn merge(
+        &self,
+        worker: &mut LockfreeWorker,
+        confirm: &Confirm<'_, K>,
+        clash: Clash,
+    ) -> Confirmed {
         worker.hold();
+        self.give_up(worker, confirm);
         Confirmed::Merged(clash)
+    }
+
+    /// The loser's life ends.
+    fn give_up(&self, worker: &mut LockfreeWorker, confirm: &Confirm<'_, K>) {
+        if confirm.shown {
+            self.retire(worker, confirm.id);
+        } else {
+            // Nobody can hold a reference: it needs no grace period.
+            self.end_unseen(worker, confirm.id);
+        }
     }
 
     /// Inserts, or says which key is taken and by whom. After an error the entry is as it
@@ -213,8 +286,8 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     fn insert(
         &self,
         worker: &mut LockfreeWorker,
-        confirm: &mut Confirm,
-        pieces: &Pieces<K>,
+        confirm: &mut Confirm<'_, K>,
+        pieces: &Pieces,
         stage: Stage,
     ) -> Result<(), Lost> {
         match self.attempt(worker, confirm, pieces, stage) {
@@ -228,8 +301,8 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     fn insert_again(
         &self,
         worker: &mut LockfreeWorker,
-        confirm: &mut Confirm,
-        pieces: &Pieces<K>,
+        confirm: &mut Confirm<'_, K>,
+        pieces: &Pieces,
         stage: Stage,
         mut why: Abort,
     ) -> Result<(), Lost> {
@@ -267,12 +340,12 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     fn attempt(
         &self,
         worker: &mut LockfreeWorker,
-        confirm: &mut Confirm,
-        pieces: &Pieces<K>,
+        confirm: &mut Confirm<'_, K>,
+        pieces: &Pieces,
         stage: Stage,
     ) -> Result<(), Abort> {
-        let id = confirm.id;
-        let entry = self.slab.entry(id);
+        let (id, entry) = (confirm.id, confirm.entry);
+        let word = entry.state_word();
         confirm.attempts += 1;
         let pending = State::pending(
             id.generation(),
@@ -291,15 +364,15 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
         }
         // Release, P1: keys and all other fields. A plain store: nobody changes a state that
         // is free, dead or not yet in any slot, but its owner.
-        self.state_word(id).store(pending.0, Ordering::Release);
+        word.store(pending.0, Ordering::Release);
         // Not after an attempt that others knew of: a claim of a late helper of it is the same word, and
         // may lead somebody to this one, who then decides it.
         worker.unshown = (!confirm.shown).then_some(id);
-        let insert = Insert { id, pending };
+        let insert = Insert { id, word, pending };
         self.finish(worker, insert, pieces);
         confirm.shown = worker.unshown.take().is_none();
         // Acquire, P1: what the decision was made from.
-        let state = State(self.state_word(id).load(Ordering::Acquire));
+        let state = State(word.load(Ordering::Acquire));
         debug_assert!(!state.is_pending() && state.generation() == id.generation());
         let Some(why) = state.abort() else {
             // Confirmed, or somebody has removed it again since.

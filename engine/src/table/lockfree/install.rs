@@ -3,24 +3,26 @@
 
 use super::LockfreeTable;
 use super::bucket::{Bucket, Geometry};
-use super::canonical::{Piece, Pieces};
+use super::canonical::{Piece, Pieces, are_alike};
 use super::chain::{Chain, Change, Claim, Lengthened, Links, Proposal};
-use super::lookup::owned_in_state;
-use super::scan::{Candidates, bits, scan};
-use super::word::{Abort, Header, Pattern, Slot, State};
+use super::lookup::check_entry;
+use super::scan::{Candidates, Scalar, bits, scan};
+use super::word::{Abort, Header, Slot, State};
 use super::worker::LockfreeWorker;
-use crate::sync::Ordering;
+use crate::sync::{AtomicU64, Ordering};
 use crate::table::Hit;
 use crate::table::hash::KeyHasher;
 use crate::table::key::FlowKey;
-use crate::table::slab::EntryId;
+use crate::table::slab::{Entry, EntryId};
 use crate::time::Nanos;
 use crate::tuple::Direction;
 
 /// An insert under way: the entry, and the Pending state that stands for this attempt.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Insert {
+pub(super) struct Insert<'t> {
     pub(super) id: EntryId,
+    /// Its state.
+    pub(super) word: &'t AtomicU64,
     pub(super) pending: State,
 }
 
@@ -35,13 +37,13 @@ enum Step {
 }
 
 /// What a slot of the right tag turned out to be.
-enum Met {
+enum Met<'t> {
     /// Of an entry that is dead, or in another life.
     Dead,
     /// Of another key.
     Other,
     /// Of an equal piece whose insert is not decided.
-    Pending(Insert),
+    Pending(Insert<'t>),
     /// Of an equal piece.
     Confirmed(EntryId),
 }
@@ -53,14 +55,14 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     /// Calls itself by way of [`LockfreeTable::install`] when it meets another insert; each
     /// time at a larger key, so no deeper than there are threads inserting.
     #[inline(always)]
-    pub(super) fn finish(&self, worker: &mut LockfreeWorker, insert: Insert, pieces: &Pieces<K>) {
+    pub(super) fn finish(&self, worker: &mut LockfreeWorker, insert: Insert<'_>, pieces: &Pieces) {
         for piece in pieces.iter() {
             if !self.install(worker, insert, piece) {
                 return;
             }
         }
         // AcqRel, P1: keys become visible, with all that made them official. Failure: somebody else decided.
-        let _ = self.state_word(insert.id).compare_exchange(
+        let _ = insert.word.compare_exchange(
             insert.pending.0,
             insert.pending.confirmed().0,
             Ordering::AcqRel,
@@ -68,44 +70,50 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
         );
     }
 
-    /// Who owns the original key of a connection that is about to be confirmed, seen at a glance at the head
-    /// bucket: what a lookup of that key would find, and a clash before anything was written. `None` says nothing:
-    /// the insert itself looks further, and helps and replaces.
+    /// Slots of the head bucket that may be of who owns the original key of a connection which is about to be confirmed.
     #[inline(always)]
-    pub(super) fn glance(&self, id: EntryId, now: Nanos, pieces: &Pieces<K>) -> Option<Hit> {
+    pub(super) fn glance(&self, pieces: &Pieces) -> Candidates {
         let piece = pieces.original();
         let head = self.index.chain(piece.bucket).head();
-        let seen = self.isa.candidates(head, piece.tag());
+        self.isa.candidates(head, piece.tag())
+    }
+
+    /// Who that is: what a lookup of that key would find, and a clash before anything was written. `None` says nothing:
+    /// the insert itself looks further, and helps and replaces.
+    #[inline(always)]
+    pub(super) fn owner_at_a_glance(
+        &self,
+        entry: &Entry<K>,
+        now: Nanos,
+        pieces: &Pieces,
+        seen: Candidates,
+    ) -> Option<Hit> {
         if seen.is_empty() {
             return None;
         }
-        let wanted = self.slab.entry(id).key(Direction::Original);
-        self.glance_at(&wanted, now, piece.pattern(), (head, seen))
+        let head = self.index.chain(pieces.original().bucket).head();
+        let wanted = entry.key(Direction::Original);
+        // The first one nearly always.
+        let slot = seen.first(head);
+        if !slot.is_free()
+            && let Some(owner) =
+                check_entry::<Scalar, K>(self.slab.at(slot.index()), slot, &wanted, now)
+        {
+            return Some(owner);
+        }
+        self.owner_among(&wanted, now, head, seen)
     }
 
     #[inline(never)]
-    fn glance_at(
-        &self,
-        wanted: &K,
-        now: Nanos,
-        pattern: Pattern,
-        (head, seen): (&Bucket, Candidates),
-    ) -> Option<Hit> {
-        let mut alike = seen.slots(head).filter(|slot| pattern.matches(*slot));
-        alike.find_map(|slot| {
-            let owner = self.slab.at(slot.index());
-            // Acquire, P1: the keys of whichever life is confirmed now (I7).
-            let state = State(owner.state_word().load(Ordering::Acquire));
-            if !slot.is_of(state) {
-                return None;
-            }
-            owned_in_state(owner, slot.index(), state, wanted).filter(|_| !owner.is_expired(now))
+    fn owner_among(&self, wanted: &K, now: Nanos, head: &Bucket, seen: Candidates) -> Option<Hit> {
+        seen.slots(head).find_map(|slot| {
+            check_entry::<Scalar, K>(self.slab.at(slot.index()), slot, wanted, now)
         })
     }
 
     /// Makes one piece official; false if the insert is decided without it.
     #[inline(always)]
-    fn install(&self, worker: &mut LockfreeWorker, insert: Insert, piece: &Piece<K>) -> bool {
+    fn install(&self, worker: &mut LockfreeWorker, insert: Insert<'_>, piece: &Piece) -> bool {
         let chain = self.index.chain(piece.bucket);
         let mine = piece.slot(insert.id);
         let mut claim = None;
@@ -132,8 +140,8 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     fn install_by_looking(
         &self,
         worker: &mut LockfreeWorker,
-        insert: Insert,
-        (piece, mine): (&Piece<K>, Slot),
+        insert: Insert<'_>,
+        (piece, mine): (&Piece, Slot),
         chain: Chain<'_, G>,
         mut claim: Option<Claim>,
     ) -> bool {
@@ -161,8 +169,8 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     fn look<'i>(
         &self,
         worker: &mut LockfreeWorker,
-        insert: Insert,
-        (piece, mine): (&Piece<K>, Slot),
+        insert: Insert<'_>,
+        (piece, mine): (&Piece, Slot),
         chain: Chain<'i, G>,
         (claimed, proposal): (&mut Option<Claim>, &mut Option<Proposal<'i>>),
     ) -> Step {
@@ -185,7 +193,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
             }
         };
         // Acquire; after the header: an insert that was aborted and cleared before `h` is seen here.
-        if self.state_word(insert.id).load(Ordering::Acquire) != insert.pending.0 {
+        if insert.word.load(Ordering::Acquire) != insert.pending.0 {
             return Step::Decided;
         }
         if claimed.is_none() {
@@ -216,8 +224,8 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     fn search(
         &self,
         worker: &mut LockfreeWorker,
-        insert: Insert,
-        (piece, mine): (&Piece<K>, Slot),
+        insert: Insert<'_>,
+        (piece, mine): (&Piece, Slot),
         chain: Chain<'_, G>,
         (h, links): (Header, Links),
     ) -> Result<u32, Step> {
@@ -237,7 +245,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
                     let stands = chain.header() == h;
                     return Err(if stands { Step::Official } else { Step::Again });
                 }
-                match self.judge(slot, piece) {
+                match self.judge(slot, insert, piece) {
                     Met::Other => {}
                     Met::Dead => dead |= 1 << (first + at),
                     Met::Pending(other) => {
@@ -264,24 +272,30 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     /// compare is after the load of the header (acquire) and before its CAS (release), and while that
     /// header stands official words do not change: as good as reading them one by one.
     #[inline(always)]
-    fn has_no_match(&self, bucket: &Bucket, piece: &Piece<K>) -> bool {
+    fn has_no_match(&self, bucket: &Bucket, piece: &Piece) -> bool {
         self.isa.sees_none(bucket, piece.tag())
     }
 
     /// What a slot of the right tag stands for.
-    fn judge(&self, slot: Slot, piece: &Piece<K>) -> Met {
+    fn judge(&self, slot: Slot, insert: Insert<'_>, piece: &Piece) -> Met<'_> {
         let entry = self.slab.at(slot.index());
         // Acquire, P1: the body may be read only after the state said that it is this life's.
         let state = State(entry.state_word().load(Ordering::Acquire));
         if !self.is_alive(slot, state) {
             return Met::Dead;
         }
-        if !piece.has_canon_of(&entry.key(slot.role())) {
+        // Ours do not change: whoever drives this insert is pinned since before he read its state (I7).
+        let wanted = self.slab.entry(insert.id).key(piece.role());
+        if !are_alike(&wanted, &entry.key(slot.role())) {
             return Met::Other;
         }
         let id = EntryId::new(slot.index(), state.generation());
         if state.is_pending() {
-            Met::Pending(Insert { id, pending: state })
+            Met::Pending(Insert {
+                id,
+                word: entry.state_word(),
+                pending: state,
+            })
         } else {
             Met::Confirmed(id)
         }
@@ -300,7 +314,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     fn make_room<'i>(
         &self,
         worker: &mut LockfreeWorker,
-        insert: Insert,
+        insert: Insert<'_>,
         chain: Chain<'i, G>,
         (h, links): (Header, Links),
         proposal: &mut Option<Proposal<'i>>,
@@ -351,15 +365,16 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
             .fold(0, |mask, position| mask | 1 << position)
     }
 
-    fn abort(&self, worker: &LockfreeWorker, insert: Insert, why: Abort) {
+    fn abort(&self, worker: &LockfreeWorker, insert: Insert<'_>, why: Abort) {
         if worker.unshown == Some(insert.id) {
             // Relaxed: no slot led anybody here. A locked operation would hold up the lines of the next clash.
-            self.state_word(insert.id)
+            insert
+                .word
                 .store(insert.pending.aborted(why).0, Ordering::Relaxed);
             return;
         }
         // AcqRel: the decision carries what it was made from. Failure: somebody else decided.
-        let _ = self.state_word(insert.id).compare_exchange(
+        let _ = insert.word.compare_exchange(
             insert.pending.0,
             insert.pending.aborted(why).0,
             Ordering::AcqRel,

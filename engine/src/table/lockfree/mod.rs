@@ -116,7 +116,7 @@
 //! Locked instructions of a connect: two claims, two headers, one state; of a removal one state, two headers,
 //! one status bit. A batch (`batch`) hashes the keys once, asks for the heads of all, then for the overflow
 //! buckets of chains that go on, and then does one after the other; the order of each one's steps is
-//! that of an operation alone. Where there are vectors, one compare tells an insert that a
+//! that of an operation alone. Who has lost to others does the half of a batch first that they do last (`rivals`). Where there are vectors, one compare tells an insert that a
 //! bucket holds no equal tag.
 //!
 //! # Reclamation
@@ -158,6 +158,7 @@ mod prefetch;
 #[cfg(test)]
 mod quiescent;
 mod remove;
+mod rivals;
 mod scan;
 mod side_by_side;
 #[cfg(test)]
@@ -334,7 +335,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
 
     /// The pieces of an entry whose state was seen alive in this pin (I7).
     #[inline]
-    fn pieces_of(&self, id: EntryId, state: State) -> Pieces<K> {
+    fn pieces_of(&self, id: EntryId, state: State) -> Pieces {
         let [original, reply] = self.keys_of(id);
         if state.is_reply_only() {
             return Pieces::reply_only(&reply, self.hashing());
@@ -503,7 +504,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> FlowTable<K> for LockfreeTable<K, G,
         removed
     }
 
-    #[inline]
+    #[inline(always)]
     fn release(&self, worker: &mut LockfreeWorker, id: EntryId) -> bool {
         if worker.disown(id) {
             self.retire(worker, id);

@@ -1,7 +1,7 @@
 //! The hints of [`crate::table::prefetch`], as the table uses them, and what it asks for ahead of inserts and removals.
 
 pub use crate::table::prefetch::Hint;
-pub(super) use crate::table::prefetch::prefetch;
+pub(super) use crate::table::prefetch::{prefetch, prefetch_at};
 
 use super::LockfreeTable;
 use super::bucket::Geometry;

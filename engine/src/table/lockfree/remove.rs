@@ -20,7 +20,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
             return false;
         };
         let pieces = self.pieces_of(id, state);
-        self.prefetch_heads(&pieces);
+        self.prefetch_heads(self.write_hint, &pieces);
         self.kill_seen(worker, id, state, &pieces)
     }
 
@@ -40,7 +40,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
         worker: &mut LockfreeWorker,
         id: EntryId,
         state: State,
-        pieces: &Pieces<K>,
+        pieces: &Pieces,
     ) -> bool {
         // AcqRel: one killer; what was done to the entry before is his to see. Failure: somebody else was first.
         let killed = self.state_word(id).compare_exchange(
@@ -71,14 +71,14 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     }
 
     /// After this no piece of a dead entry is official, and none can become it.
-    pub(super) fn clear_all(&self, worker: &mut LockfreeWorker, id: EntryId, pieces: &Pieces<K>) {
+    pub(super) fn clear_all(&self, worker: &mut LockfreeWorker, id: EntryId, pieces: &Pieces) {
         for piece in pieces.iter() {
             self.clear(worker, id, piece);
         }
     }
 
     #[inline]
-    fn clear(&self, worker: &mut LockfreeWorker, id: EntryId, piece: &Piece<K>) {
+    fn clear(&self, worker: &mut LockfreeWorker, id: EntryId, piece: &Piece) {
         let chain = self.index.chain(piece.bucket);
         let mine = piece.slot(id);
         // Ends: each further turn is caused by a header that somebody else changed.

@@ -148,6 +148,8 @@ impl Candidates {
         0x8080_8000
     };
 
+    pub(super) const NONE: Candidates = Candidates(0);
+
     /// None.
     #[inline(always)]
     pub(super) fn is_empty(self) -> bool {

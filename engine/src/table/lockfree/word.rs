@@ -165,6 +165,11 @@ impl Stem {
         (self.0 >> TAG_SHIFT) as u16
     }
 
+    /// Which key it stands for; the original one, if for both.
+    pub(super) fn role(self) -> Direction {
+        Slot(self.0).role()
+    }
+
     /// The word of this piece of an entry.
     #[inline]
     pub(super) fn slot(self, id: EntryId) -> Slot {

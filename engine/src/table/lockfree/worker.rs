@@ -12,13 +12,12 @@ use super::bucket::Geometry;
 use super::epoch::{Epochs, Limbo, Seat};
 use super::overflow::OverflowPool;
 use super::pool::Cache;
-use super::prefetch::prefetch;
 use super::{LockfreeTable, word::State};
 use crate::sync::unchecked::Mutex;
 use crate::sync::{AtomicU64, Ordering};
 use crate::table::hash::KeyHasher;
 use crate::table::key::FlowKey;
-use crate::table::slab::EntryId;
+use crate::table::slab::{Entry, EntryId};
 use crate::time::Nanos;
 
 /// What a table and its workers share beside the index and the slab.
@@ -170,6 +169,11 @@ impl LockfreeWorker {
         self.counters
     }
 
+    /// Has it one of the odd seats? Of two that come one after the other, one has.
+    pub(super) fn is_odd(&self) -> bool {
+        self.seat.number() % 2 == 1
+    }
+
     #[inline]
     pub(super) fn hold(&mut self) {
         debug_assert!(self.pinned);
@@ -188,11 +192,13 @@ impl LockfreeWorker {
     }
 
     /// Was `id` this worker's to give back? Not any more.
-    #[inline]
+    #[inline(always)]
     pub(super) fn disown(&mut self, id: EntryId) -> bool {
-        if self.owned.is_empty() {
-            return false;
-        }
+        !self.owned.is_empty() && self.disown_one(id)
+    }
+
+    #[inline(never)]
+    fn disown_one(&mut self, id: EntryId) -> bool {
         // A batch is given back in the order of its removals; else it is the last one most often.
         if self.owned.front() == Some(&id) {
             return self.owned.pop_front().is_some();
@@ -299,20 +305,21 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     }
 
     /// Gives a hit back.
-    #[inline]
+    #[inline(always)]
     pub(super) fn unhold(&self, worker: &mut LockfreeWorker) {
         debug_assert!(worker.held > 0, "a hit is given back once");
         worker.held = worker.held.saturating_sub(1);
         self.unpin_if_idle(worker);
     }
 
-    #[inline]
+    #[inline(always)]
     fn unpin_if_idle(&self, worker: &mut LockfreeWorker) {
         if worker.nested == 0 && worker.held == 0 && worker.pinned {
             self.unpin(worker);
         }
     }
 
+    #[inline(never)]
     fn unpin(&self, worker: &mut LockfreeWorker) {
         worker.seal();
         self.shared.epochs.unpin(worker.seat);
@@ -357,8 +364,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
 
     #[inline]
     fn ask_for_entry(&self, index: u32) {
-        prefetch(self.write_hint, self.slab.at(index));
-        prefetch(self.write_hint, self.slab.tracker_at(index));
+        self.slab.ask_for(self.write_hint, index);
     }
 
     /// An entry of the pool's next chunk, whose first ones nobody has asked for.
@@ -401,7 +407,18 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
 
     /// Ends a life that nobody ever saw.
     pub(super) fn end_unseen(&self, worker: &mut LockfreeWorker, id: EntryId) {
-        self.end_state(id);
+        self.end_unseen_life(worker, self.slab.entry(id), id);
+    }
+
+    /// The same, with the entry at hand.
+    #[inline]
+    pub(super) fn end_unseen_life(
+        &self,
+        worker: &mut LockfreeWorker,
+        entry: &Entry<K>,
+        id: EntryId,
+    ) {
+        end_life(entry, id);
         worker.give_permit();
         self.entries.give_unseen(&mut worker.entries, id.index());
     }
@@ -410,7 +427,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
     /// the one who is responsible: its inserter, or its remover.
     pub(super) fn retire(&self, worker: &mut LockfreeWorker, id: EntryId) {
         const OPEN_MAX: usize = 64;
-        self.end_state(id);
+        end_life(self.slab.entry(id), id);
         worker.give_permit();
         worker.entry_limbo.retire(id.index());
         if worker.entry_limbo.open() >= OPEN_MAX {
@@ -418,12 +435,12 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
         }
         self.unpin_if_idle(worker);
     }
+}
 
-    fn end_state(&self, id: EntryId) {
-        let word = self.slab.entry(id).state_word();
-        // Relaxed, both: a dead state is changed by its owner alone, and to a state that is as dead.
-        let state = State(word.load(Ordering::Relaxed));
-        debug_assert_eq!(state.generation(), id.generation());
-        word.store(state.freed().0, Ordering::Relaxed);
-    }
+fn end_life<K: FlowKey>(entry: &Entry<K>, id: EntryId) {
+    let word = entry.state_word();
+    // Relaxed, both: a dead state is changed by its owner alone, and to a state that is as dead.
+    let state = State(word.load(Ordering::Relaxed));
+    debug_assert_eq!(state.generation(), id.generation());
+    word.store(state.freed().0, Ordering::Relaxed);
 }
