@@ -62,16 +62,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
                     if asks {
                         self.ask_for_heads_of_rivals(ahead.next().unwrap_or_default());
                     }
-                    let mut seen = [Candidates::NONE; AT_A_GLANCE];
-                    for (seen, pieces) in seen.iter_mut().zip(these) {
-                        if let Ok(pieces) = pieces {
-                            *seen = self.glance(pieces);
-                            if asks {
-                                self.ask_for_owner(pieces, *seen);
-                            }
-                        }
-                    }
-                    let offers = these.iter().zip(ids).zip(seen);
+                    let offers = these.iter().zip(ids).zip(self.glances(these, asks));
                     for (((pieces, &id), seen), outcome) in offers.zip(outcomes) {
                         let offer = Offer { id, pieces, seen };
                         let draw = || rng.next_u32();
@@ -97,6 +88,24 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
                 self.prefetch_heads(hint, pieces);
             }
         }
+    }
+
+    /// A glance at each of these; asks for the connections that they lead to, if told to.
+    #[inline(always)]
+    fn glances(
+        &self,
+        these: &[Result<Pieces, SelfClash>],
+        asks: bool,
+    ) -> [Candidates; AT_A_GLANCE] {
+        let mut seen = [Candidates::NONE; AT_A_GLANCE];
+        for (seen, pieces) in seen.iter_mut().zip(these) {
+            let Ok(pieces) = pieces else { continue };
+            *seen = self.glance(pieces);
+            if asks {
+                self.ask_for_owner(pieces, *seen);
+            }
+        }
+        seen
     }
 
     /// [`FlowTable::remove_batch`](crate::table::FlowTable::remove_batch), pinned.

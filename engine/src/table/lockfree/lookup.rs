@@ -187,17 +187,7 @@ fn state_of<K: FlowKey>(entry: &Entry<K>) -> State {
 /// written is not asked: whoever is confirmed with this key owns it.
 #[inline(always)]
 pub(super) fn check_owner<K: FlowKey>(entry: &Entry<K>, index: u32, key: &K) -> Option<Hit> {
-    owned_in_state(entry, index, state_of(entry), key)
-}
-
-/// The same in a state of the entry that the caller has seen.
-#[inline(always)]
-pub(super) fn owned_in_state<K: FlowKey>(
-    entry: &Entry<K>,
-    index: u32,
-    state: State,
-    key: &K,
-) -> Option<Hit> {
+    let state = state_of(entry);
     if !state.is_confirmed() {
         return None;
     }
