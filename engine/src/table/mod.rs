@@ -371,7 +371,7 @@ pub trait FlowTable<K: FlowKey>: Send + Sync {
     ) -> Confirmed;
 
     /// [`FlowTable::confirm`] of many, one after the other in this order: `outcomes[i]` is what became of
-    /// `ids[i]`, and says what the caller holds of it. Each that comes to an insert draws its own random number. A connection
+    /// `ids[i]`, and says what the caller holds of it. Each draws its own random number. A connection
     /// may clash with one that came before it in the same batch, and `policy` is asked as for one alone.
     ///
     /// As many are confirmed as the shorter of the two slices has.

@@ -304,9 +304,9 @@ impl<T: FlowTable<KeyV4>> Offer<'_, T> {
             if hit.is_some() {
                 continue;
             }
+            hand.tally.offered += 1;
             let Some(id) = table.allocate(&mut hand.worker) else {
                 // The table is full: its packet is dropped before it has an entry to confirm.
-                hand.tally.offered += 1;
                 hand.tally.dropped += 1;
                 hand.counters.drop.increment();
                 continue;
@@ -330,7 +330,6 @@ impl<T: FlowTable<KeyV4>> Offer<'_, T> {
             hand.unconfirmed.push(id);
             hand.flows.push(flow);
         }
-        hand.tally.offered += hand.unconfirmed.len() as u64;
     }
 
     fn confirm_together(&mut self) {

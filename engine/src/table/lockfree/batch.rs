@@ -65,8 +65,8 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
                     let offers = these.iter().zip(ids).zip(self.glances(these, asks));
                     for (((pieces, &id), seen), outcome) in offers.zip(outcomes) {
                         let offer = Offer { id, pieces, seen };
-                        let draw = || rng.next_u32();
-                        self.confirm_offer(worker, offer, (now, draw), policy, outcome);
+                        let draw = (now, rng.next_u32());
+                        self.confirm_offer(worker, offer, draw, policy, outcome);
                         worker.meet(*outcome != Confirmed::Inserted);
                     }
                 }

@@ -104,9 +104,8 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
             seen = self.glance(pieces);
         }
         let mut outcome = Confirmed::Inserted;
-        let draw = || random;
         let offer = Offer { id, pieces, seen };
-        self.confirm_offer(worker, offer, (now, draw), policy, &mut outcome);
+        self.confirm_offer(worker, offer, (now, random), policy, &mut outcome);
         outcome
     }
 
@@ -117,7 +116,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
         Pieces::of(&original, &reply, self.hashing())
     }
 
-    /// Confirms an entry, at a time, with a random number for its limit where it comes to an insert.
+    /// Confirms an entry, at a time, with a random number for its limit.
     ///
     /// What most confirms come to is one function; what goes wrong is in others. The outcome is written where it
     /// shall be: a copy of what has just been written in parts waits for them.
@@ -126,7 +125,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
         &self,
         worker: &mut LockfreeWorker,
         Offer { id, pieces, seen }: Offer<'_>,
-        (now, draw): (Nanos, impl FnOnce() -> u32),
+        (now, random): (Nanos, u32),
         policy: &mut dyn ClashPolicy<K>,
         outcome: &mut Confirmed,
     ) {
@@ -146,7 +145,7 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
             now,
             timeout: entry.deadline(),
             status,
-            limit: 0,
+            limit: draw_limit::<G>(random),
             attempts: 0,
             shown: false,
         };
@@ -169,7 +168,6 @@ impl<K: FlowKey, G: Geometry, H: KeyHasher> LockfreeTable<K, G, H> {
             }
             return;
         }
-        confirm.limit = draw_limit::<G>(draw());
         match self.insert(worker, &mut confirm, pieces, Stage::BothKeys) {
             Ok(()) => {
                 // The caller goes on holding it, as if he had looked it up.

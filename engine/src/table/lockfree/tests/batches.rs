@@ -70,10 +70,9 @@ fn a_batch_comes_out_as_its_connections_one_by_one() {
         together.end(&mut one);
         alone.begin(&mut other);
         for (&id, &outcome) in ids.iter().zip(&outcomes) {
-            let mut expected = [Confirmed::Refused(Refusal::Full)];
-            let policy = &mut asked_alone;
-            alone.confirm_batch(&mut other, &[id], 5, &mut same_rng, policy, &mut expected);
-            assert_eq!([outcome], expected, "{id:?}");
+            let random = same_rng.next_u32();
+            let expected = alone.confirm(&mut other, id, 5, random, &mut asked_alone);
+            assert_eq!(outcome, expected, "{id:?}");
             release(&alone, &mut other, id, outcome);
         }
         alone.end(&mut other);
